@@ -1,0 +1,246 @@
+"""The nouns every stage shares: Problem, Call, Observation, Step, Chain, and their file.
+
+All of them are frozen pydantic models: data apart from behaviour, validated when read, written as
+one JSON object per line. A chain holds the exact text of every reply and, where the backend knows
+them, the exact token ids that were sampled.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
+
+from rightcall.errors import DataError, FailureKind
+
+JSON = Any
+"""None, bool, int, float, str, list or dict: what a literal in a call can be."""
+
+
+class Frozen(BaseModel):
+    """Immutable, and refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates and OpenAI-compatible servers take it."""
+
+    role: str
+    content: str
+
+
+class Problem(Frozen):
+    """One question with a checkable answer."""
+
+    id: str
+    """Stable across runs and machines, unique within a task."""
+    question: str
+    """What the model reads."""
+    answer: str
+    """The gold answer, as `Task.verify` reads it."""
+    gold: tuple[str, ...] = ()
+    """A right chain as call texts in Python syntax, the last one stopping; empty if unknown."""
+    difficulty: int | None = None
+    """Hops or steps; reports group by it."""
+    metadata: dict[str, JSON] = Field(default_factory=dict)
+    """Task-specific facts: gold formulas, the family of a word problem, flags."""
+
+
+class Call(Frozen):
+    """One parsed invocation: literals only, never evaluated."""
+
+    name: str
+    args: tuple[JSON, ...] = ()
+    kwargs: dict[str, JSON] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
+        return f"{self.name}({', '.join(parts)})"
+
+
+class Observation(Frozen):
+    """What the model reads back after its call."""
+
+    text: str
+    failure: FailureKind | None = None
+    """None if the call ran; otherwise why it did not."""
+    cut: int = 0
+    """Characters that were cut from the end because the observation was too long."""
+
+
+class Step(Frozen):
+    """One turn of the model and what came of it."""
+
+    reply: str
+    """The model's exact text, without the stop token."""
+    call: Call | None = None
+    """The call that was run (or refused); None if none could be parsed."""
+    observation: Observation
+    token_ids: tuple[int, ...] | None = None
+    """The sampled ids, stop token included; None if the backend does not tell."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class StopReason(StrEnum):
+    """Why a chain ended."""
+
+    STOPPED = "stopped"
+    """A flow function ended it with an answer."""
+    STEP_BUDGET = "step_budget"
+    TOKEN_BUDGET = "token_budget"
+    CONTEXT_WINDOW = "context_window"
+    """The conversation no longer fits the model."""
+    REPLY_TRUNCATED = "reply_truncated"
+    """A reply hit its length limit before the model ended its turn."""
+    MODEL_ERROR = "model_error"
+    """Infrastructure failed; the chain is errored and will be redone."""
+
+
+class Outcome(StrEnum):
+    """Three outcomes that stay distinct: an errored chain is never a wrong one."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    ERRORED = "errored"
+
+
+class Judgement(Frozen):
+    """A task's view of *how* an answer was reached, beside whether it is right."""
+
+    process_correct: bool | None = None
+    """None where the task cannot tell."""
+    evidence: tuple[str, ...] = ()
+    """What the view rests on, one short sentence each."""
+    measures: dict[str, float] = Field(default_factory=dict)
+    """Task-specific numbers in [0, 1], averaged in reports (e.g. share of exact formalisations)."""
+
+
+class Chain(Frozen):
+    """One attempt at a problem, from prompt to stop: the unit every later stage reads."""
+
+    key: str
+    """Hash of everything that determines the attempt (see `chain_key`); resume goes by it."""
+    task: str
+    problem_id: str
+    sample: int
+    """0-based index among the samples of this problem."""
+    source: str
+    """The role of the model here: teacher, student, base, tuned, ..."""
+    model: str
+    seed: int
+    prompt: tuple[Message, ...]
+    """The messages before the first reply: instructions with functions, then the problem."""
+    steps: tuple[Step, ...]
+    stop_reason: StopReason
+    answer: str | None = None
+    outcome: Outcome
+    judgement: Judgement = Judgement()
+    difficulty: int | None = None
+    error: str | None = None
+    """The infrastructure failure of an errored chain."""
+    seconds: float = 0.0
+
+    @property
+    def right_for_the_right_reason(self) -> bool:
+        """The answer is correct and nothing is known against the process."""
+        return self.outcome is Outcome.CORRECT and self.judgement.process_correct is not False
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(step.completion_tokens for step in self.steps)
+
+    @property
+    def failures(self) -> tuple[FailureKind, ...]:
+        return tuple(s.observation.failure for s in self.steps if s.observation.failure)
+
+
+def digest(*parts: JSON) -> str:
+    """16 hex digits that identify JSON-serialisable parts."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_of(*parts: JSON) -> int:
+    """A 63-bit seed derived from a path such as ("fol", "test", 7, 12): never `seed + index`."""
+    text = "/".join(str(p) for p in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class ChainStore:
+    """Append-only JSONL of chains; one writer at a time, any number of readers.
+
+    A line is written whole and flushed; a line cut by a kill is dropped on the next open.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __iter__(self) -> Iterator[Chain]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    yield Chain.model_validate_json(line)
+                except ValidationError as error:
+                    raise DataError(
+                        f"{self.path}, line {number}, is not a chain",
+                        value=str(error).splitlines()[0],
+                        remedy="Delete that line, or the file, and collect again.",
+                    ) from error
+
+    def latest(self) -> Iterator[Chain]:
+        """Every attempt once: an errored chain only if it was not redone since."""
+        finished = {chain.key for chain in self if chain.outcome is not Outcome.ERRORED}
+        errored: set[str] = set()
+        for chain in self:
+            if chain.outcome is not Outcome.ERRORED:
+                yield chain
+            elif chain.key not in finished and chain.key not in errored:
+                errored.add(chain.key)
+                yield chain
+
+    def append(self, chains: Iterable[Chain]) -> None:
+        """Write chains as they come, each durable before the next is asked for."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DataError(
+                    "another process writes this file", value=str(self.path),
+                    remedy="Wait for it to end, or choose another run folder.",
+                ) from error
+            _drop_cut_line(file)
+            for chain in chains:
+                file.write(chain.model_dump_json().encode() + b"\n")
+                file.flush()
+
+
+def _drop_cut_line(file: Any) -> None:
+    """Truncate an unfinished last line, reading backwards in blocks."""
+    end = file.seek(0, os.SEEK_END)
+    position = end
+    while position > 0:
+        start = max(0, position - 65536)
+        file.seek(start)
+        block = file.read(position - start)
+        newline = block.rfind(b"\n")
+        if newline >= 0:
+            file.truncate(start + newline + 1)
+            break
+        position = start
+    else:
+        file.truncate(0)
+    file.seek(0, os.SEEK_END)

@@ -1,0 +1,545 @@
+"""Plain typed Python functions → `Function`; a model's reply → `Call`; a call → `Observation`.
+
+Text from a model is parsed with `ast` and read as literals; it is never evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from rightcall import sandbox
+from rightcall.chain import JSON, Call, Observation, digest
+from rightcall.errors import CallError, DefinitionError, FailureKind, nearest
+
+MAX_REPLY_CHARACTERS = 20_000
+MAX_OBSERVATION_CHARACTERS = 1_000
+
+
+class Role(StrEnum):
+    """What a function is for (the paper's three kinds)."""
+
+    SOLVE = "solve"
+    FLOW = "flow"
+    VERIFY = "verify"
+
+
+class State:
+    """Base of per-chain state. A function that annotates a parameter with a subclass gets the
+    chain's own instance, made with no arguments when first needed; the model never sees it."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Returned by a flow function: the chain ends with this answer."""
+
+    answer: str
+
+
+States = dict[type[State], State]
+"""The states of one chain, by type."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an untrusted call may use before its worker is killed."""
+
+    seconds: float = 5.0
+    memory_mb: int = 512
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function a model may call. Make one with the `function` decorator."""
+
+    name: str
+    description: str
+    role: Role
+    example: str
+    """A worked call, e.g. `add(2, 3)`."""
+    example_result: str
+    """What the example gave when it was run at definition time."""
+    call: Callable[..., Any]
+    arguments: type[BaseModel]
+    """Pydantic model of the parameters the model fills in, in order."""
+    state_parameters: dict[str, type[State]]
+    trusted: bool
+    """Runs in this process, without limits: only for code that cannot loop or blow up."""
+    limits: Limits
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain Python function underneath, for tests and reuse."""
+        return self.call(*args, **kwargs)
+
+    @cached_property
+    def signature(self) -> str:
+        """`add(a: float, b: float = 1)`, as the prompt shows it."""
+        shown = []
+        for name, parameter in inspect.signature(self.call).parameters.items():
+            if name in self.state_parameters:
+                continue
+            kind = self._annotation_text(name)
+            star = "*" if parameter.kind is inspect.Parameter.VAR_POSITIONAL else ""
+            default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+            shown.append(f"{star}{name}: {kind}{default}")
+        return f"{self.name}({', '.join(shown)})"
+
+    def _annotation_text(self, name: str) -> str:
+        annotation = get_type_hints(self.call)[name]
+        label = getattr(annotation, "__name__", None)
+        return label if label and not typing.get_args(annotation) else str(annotation).replace(
+            "typing.", ""
+        )
+
+    @property
+    def help(self) -> str:
+        """Signature, description and worked example: what is injected into the prompt."""
+        return f"{self.signature}: {self.description} Example: {self.example} -> {self.example_result}"
+
+    @cached_property
+    def schema(self) -> dict[str, JSON]:
+        """The OpenAI tool schema, for native tool calling."""
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": self.arguments.model_json_schema(),
+            },
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when what the model sees or the source of the function changes."""
+        try:
+            source = inspect.getsource(self.call)
+        except (OSError, TypeError):
+            source = self.name
+        return digest(self.help, source)
+
+
+def function(
+    *,
+    example: str,
+    role: Role | str = Role.SOLVE,
+    name: str | None = None,
+    given: Callable[[], State] | None = None,
+    trusted: bool = False,
+    limits: Limits = Limits(),
+) -> Callable[[Callable[..., Any]], Function]:
+    """Turn an ordinary typed, docstringed function into a `Function`.
+
+    The docstring's first paragraph is the description. `example` is a call in Python syntax; it
+    is run now, and a failing example is a `DefinitionError`. `given` makes the state the example
+    needs (e.g. a proof with two premises). Untrusted functions run in a worker process under
+    `limits`; `trusted=True` runs in-process.
+
+    >>> @function(example="add(2, 3)", trusted=True)
+    ... def add(a: float, b: float) -> float:
+    ...     '''Add two numbers.'''
+    ...     return a + b
+    >>> add.help
+    'add(a: float, b: float): Add two numbers. Example: add(2, 3) -> 5.0'
+    """
+
+    def define(call: Callable[..., Any]) -> Function:
+        label = name or call.__name__
+        description = " ".join(textwrap.dedent(call.__doc__ or "").strip().split("\n\n")[0].split())
+        if not description:
+            raise DefinitionError(
+                "function has no docstring", value=label,
+                remedy="Its first paragraph is what the model reads about it.",
+            )
+        arguments, state_parameters = _arguments_model(label, call)
+        made = Function(
+            name=label, description=description, role=Role(role), example=example,
+            example_result="", call=call, arguments=arguments,
+            state_parameters=state_parameters, trusted=trusted, limits=limits,
+        )
+        object.__setattr__(made, "example_result", _run_example(made, given))
+        return made
+
+    return define
+
+
+def _arguments_model(
+    label: str, call: Callable[..., Any]
+) -> tuple[type[BaseModel], dict[str, type[State]]]:
+    hints = get_type_hints(call, include_extras=True)
+    fields: dict[str, Any] = {}
+    states: dict[str, type[State]] = {}
+    for name, parameter in inspect.signature(call).parameters.items():
+        if name not in hints:
+            raise DefinitionError(
+                f"parameter {name!r} of {label} has no type annotation",
+                remedy="Arguments are checked and coerced by annotation.",
+            )
+        hint = hints[name]
+        if isinstance(hint, type) and issubclass(hint, State):
+            states[name] = hint
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            raise DefinitionError(
+                f"{label} takes **{name}", remedy="Name every parameter the model may give."
+            )
+        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            fields[name] = (list[hint], [])  # type: ignore[valid-type]
+        elif parameter.default is inspect.Parameter.empty:
+            fields[name] = (hint, ...)
+        else:
+            fields[name] = (hint, parameter.default)
+    model = create_model(
+        label,
+        __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()),
+        **fields,
+    )
+    return model, states
+
+
+def _run_example(made: Function, given: Callable[[], State] | None) -> str:
+    parsed = parse_calls(made.example, known=[made.name])
+    if len(parsed) != 1 or parsed[0].name != made.name or str(made.example).strip() != made.example:
+        raise DefinitionError(
+            f"the example of {made.name} is not one call of it", value=made.example,
+            remedy=f"Write it as in Python: {made.name}(...).",
+        )
+    states: States = {}
+    if given is not None:
+        state = given()
+        states[type(state)] = state
+    result = FunctionSet([made]).run(parsed[0], states)
+    if result.observation.failure is not None:
+        raise DefinitionError(
+            f"the example of {made.name} fails: {result.observation.text}", value=made.example
+        )
+    return result.observation.text
+
+
+@dataclass(frozen=True)
+class Result:
+    """What running one reply gave: the call, its observation, and an answer if it stopped."""
+
+    call: Call | None
+    observation: Observation
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class FunctionSet:
+    """The functions a chain may use, in the order the prompt shows them."""
+
+    functions: Sequence[Function]
+    max_observation: int = MAX_OBSERVATION_CHARACTERS
+    by_name: dict[str, Function] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        by_name = {f.name: f for f in self.functions}
+        if len(by_name) != len(self.functions):
+            names = [f.name for f in self.functions]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise DefinitionError("two functions share a name", value=twice)
+        object.__setattr__(self, "by_name", by_name)
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(self.functions)
+
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest([f.fingerprint for f in self.functions])
+
+    def subset(self, names: Iterable[str]) -> FunctionSet:
+        """The named functions, in the order given; an unknown name is a `DefinitionError`."""
+        chosen = []
+        for name in names:
+            if name not in self.by_name:
+                raise DefinitionError("unknown function", value=name, remedy=nearest(name, self.by_name))
+            chosen.append(self.by_name[name])
+        return FunctionSet(chosen, self.max_observation)
+
+    def reply(self, text: str, states: States) -> Result:
+        """Parse a reply and run its call. If it holds several calls the first is run, and the
+        observation says so. Failures come back as typed observations."""
+        try:
+            calls = parse_calls(text, known=self.by_name)
+        except CallError as error:
+            return Result(None, self._failed(error))
+        result = self.run(calls[0], states)
+        if len(calls) > 1:
+            note = f" (Only the first of {len(calls)} calls was run: one call per reply.)"
+            shown = result.observation
+            result = Result(
+                result.call, shown.model_copy(update={"text": shown.text + note}), result.answer
+            )
+        return result
+
+    def run(self, call: Call, states: States) -> Result:
+        """Check a call's arguments, run it, and bound what it gives back."""
+        try:
+            value = self._run(call, states)
+        except CallError as error:
+            return Result(call, self._failed(error))
+        if isinstance(value, Stop):
+            return Result(call, self._bounded(value.answer), value.answer)
+        return Result(call, self._bounded(_text(value)))
+
+    def _run(self, call: Call, states: States) -> Any:
+        made = self.by_name.get(call.name)
+        if made is None:
+            raise CallError(
+                "unknown function", value=call.name, remedy=nearest(call.name, self.by_name),
+                kind=FailureKind.UNKNOWN_FUNCTION,
+            )
+        args, kwargs = bind(made, call)
+        for name, kind in made.state_parameters.items():
+            if kind not in states:
+                states[kind] = kind()
+            kwargs[name] = states[kind]
+        try:
+            if made.trusted:
+                return made.call(*args, **kwargs)
+            value, changed = sandbox.run(
+                made.call, args, kwargs, tuple(made.state_parameters),
+                seconds=made.limits.seconds, memory_mb=made.limits.memory_mb,
+            )
+        except CallError:
+            raise
+        except Exception as error:  # the function's own error is the model's to read
+            raise CallError(f"{made.name} failed: {type(error).__name__}: {error}") from error
+        for name, state in changed.items():
+            states[made.state_parameters[name]] = state
+        return value
+
+    def _failed(self, error: CallError) -> Observation:
+        return self._bounded(f"Error: {error}", failure=error.kind)
+
+    def _bounded(self, text: str, failure: FailureKind | None = None) -> Observation:
+        cut = max(0, len(text) - self.max_observation)
+        if cut:
+            text = f"{text[: self.max_observation]}... [{cut} characters cut]"
+        return Observation(text=text, failure=failure, cut=cut)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "done" if value is None else str(value)
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def bind(made: Function, call: Call) -> tuple[list[Any], dict[str, Any]]:
+    """Match a call's literals to a function's parameters and coerce them by annotation.
+
+    Returns positional values for `*args` parameters and keywords for the rest. Raises `CallError`
+    naming the missing, unexpected or ill-typed argument.
+    """
+    raw = _named_arguments(made, call)
+    try:
+        model = made.arguments.model_validate(raw)
+    except ValidationError as error:
+        raise _argument_error(made, error) from error
+    values = {name: getattr(model, name) for name in made.arguments.model_fields}
+    variadic = next(
+        (n for n, p in inspect.signature(made.call).parameters.items()
+         if p.kind is inspect.Parameter.VAR_POSITIONAL), None,
+    )
+    if variadic is None:
+        return [], values
+    before = []
+    for name, parameter in inspect.signature(made.call).parameters.items():
+        if name == variadic:
+            break
+        before.append(values.pop(name))
+        del parameter
+    return [*before, *values.pop(variadic)], values
+
+
+def _named_arguments(made: Function, call: Call) -> dict[str, JSON]:
+    parameters = [
+        (n, p) for n, p in inspect.signature(made.call).parameters.items()
+        if n not in made.state_parameters
+    ]
+    named: dict[str, JSON] = {}
+    rest = list(call.args)
+    for name, parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            named[name], rest = rest, []
+        elif rest and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            named[name] = rest.pop(0)
+    if rest:
+        raise CallError(
+            f"{made.name} takes {len(parameters)} arguments, {len(call.args)} were given",
+            value=rest[0], remedy=f"Signature: {made.signature}.",
+            kind=FailureKind.UNEXPECTED_ARGUMENT,
+        )
+    for name, value in call.kwargs.items():
+        if name in named:
+            raise CallError(
+                f"argument {name!r} of {made.name} was given twice", value=value,
+                kind=FailureKind.UNEXPECTED_ARGUMENT,
+            )
+        named[name] = value
+    return named
+
+
+def _argument_error(made: Function, error: ValidationError) -> CallError:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    signature = f"Signature: {made.signature}."
+    if first["type"] == "missing":
+        return CallError(
+            f"{made.name} is missing argument {name!r}", remedy=signature,
+            kind=FailureKind.MISSING_ARGUMENT,
+        )
+    if first["type"] == "extra_forbidden":
+        hint = nearest(name, made.arguments.model_fields)
+        return CallError(
+            f"{made.name} has no argument {name!r}", remedy=f"{hint} {signature}".strip(),
+            kind=FailureKind.UNEXPECTED_ARGUMENT,
+        )
+    where = ".".join(str(p) for p in first["loc"])
+    return CallError(
+        f"argument {where!r} of {made.name} is wrong", value=first["input"],
+        remedy=f"{first['msg']}. {signature}", kind=FailureKind.WRONG_TYPE,
+    )
+
+
+# --- parsing ------------------------------------------------------------------------------------
+
+_NAME_BEFORE_PARENTHESIS = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\s*\(")
+
+
+def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
+    """Every call in a reply, in order of appearance.
+
+    A call may stand alone, in a code fence or inside prose. In prose, names from `known` count
+    first; if none of them is called, a call of another name at the start of a line counts (it
+    will be refused as unknown). Raises `CallError` (NO_CALL or UNPARSABLE) with a remedy.
+
+    >>> [str(c) for c in parse_calls("I add: add(2, b=-3.5).", known=["add"])]
+    ['add(2, b=-3.5)']
+    """
+    if len(text) > MAX_REPLY_CHARACTERS:
+        raise CallError(
+            f"the reply has {len(text)} characters, {MAX_REPLY_CHARACTERS} are read",
+            remedy="Reply with one short call.", kind=FailureKind.UNPARSABLE,
+        )
+    names = set(known)
+    found: list[Call] = []
+    problem: CallError | None = None
+    position = 0
+    while match := _NAME_BEFORE_PARENTHESIS.search(text, position):
+        position = match.end()
+        if match[1] not in names and not _starts_line(text, match.start()):
+            continue
+        end = _closing(text, match.end() - 1)
+        if match[1] not in names and end is None:
+            continue
+        try:
+            call = _literal_call(text[match.start() : end])
+        except CallError as error:
+            if problem is None and (match[1] in names or _starts_line(text, match.start())):
+                problem = error
+        else:
+            found.append(call)
+        position = end if end is not None else position
+    in_set = [call for call in found if call.name in names]
+    if in_set or found:
+        return in_set or found
+    raise problem or CallError(
+        "no function call in the reply", value=_shorten(text),
+        remedy="Reply with one call such as name(argument).", kind=FailureKind.NO_CALL,
+    )
+
+
+def _starts_line(text: str, position: int) -> bool:
+    return not text[text.rfind("\n", 0, position) + 1 : position].strip(" \t`>*-")
+
+
+def _closing(text: str, opening: int) -> int | None:
+    """Index just past the bracket that closes the one at `opening`, minding strings."""
+    depth, quote, i = 0, "", opening
+    while i < len(text):
+        char = text[i]
+        if quote:
+            if char == "\\":
+                i += 1
+            elif text.startswith(quote, i):
+                i += len(quote) - 1
+                quote = ""
+        elif char in "\"'":
+            quote = char * 3 if text.startswith(char * 3, i) else char
+            i += len(quote) - 1
+        elif char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+            if depth == 0:
+                return i + 1
+        i += 1
+    return None
+
+
+def _literal_call(source: str) -> Call:
+    try:
+        node = ast.parse(source.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or "too deeply nested"
+        raise CallError(
+            f"the call does not parse ({reason})", value=_shorten(source),
+            remedy="Write name(argument, ...) with literal arguments.",
+            kind=FailureKind.UNPARSABLE,
+        ) from error
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise CallError("not a call", value=_shorten(source), kind=FailureKind.UNPARSABLE)
+    kwargs = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise _not_literal(keyword.value)
+        kwargs[keyword.arg] = _literal(keyword.value)
+    return Call(name=node.func.id, args=tuple(_literal(a) for a in node.args), kwargs=kwargs)
+
+
+def _literal(node: ast.expr) -> JSON:
+    """The value of a literal node; JSON types only (tuples become lists)."""
+    match node:
+        case ast.Constant(value=value) if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=value)) if (
+            isinstance(value, (int, float)) and not isinstance(value, bool)
+        ):
+            return -value if isinstance(sign, ast.USub) else value
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return [_literal(item) for item in items]
+        case ast.Dict(keys=keys, values=values):
+            made: dict[str, JSON] = {}
+            for key, value in zip(keys, values, strict=True):
+                if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
+                    raise _not_literal(key or value)
+                made[key.value] = _literal(value)
+            return made
+    raise _not_literal(node)
+
+
+def _not_literal(node: ast.expr) -> CallError:
+    return CallError(
+        "an argument is not a literal", value=_shorten(ast.unparse(node)),
+        remedy="Use numbers, quoted strings, True, False, None, lists or dicts.",
+        kind=FailureKind.UNPARSABLE,
+    )
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
