@@ -11,7 +11,7 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, get_type_hints
@@ -76,6 +76,8 @@ class Function:
     trusted: bool
     """Runs in this process, without limits: only for code that cannot loop or blow up."""
     limits: Limits
+    given: Callable[[], State] | None = None
+    """Makes the state that the example needs."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The plain Python function underneath, for tests and reuse."""
@@ -164,10 +166,9 @@ def function(
         made = Function(
             name=label, description=description, role=Role(role), example=example,
             example_result="", call=call, arguments=arguments,
-            state_parameters=state_parameters, trusted=trusted, limits=limits,
+            state_parameters=state_parameters, trusted=trusted, limits=limits, given=given,
         )
-        object.__setattr__(made, "example_result", _run_example(made, given))
-        return made
+        return replace(made, example_result=_checked_example(made))
 
     return define
 
@@ -205,23 +206,35 @@ def _arguments_model(
     return model, states
 
 
-def _run_example(made: Function, given: Callable[[], State] | None) -> str:
-    parsed = parse_calls(made.example, known=[made.name])
-    if len(parsed) != 1 or parsed[0].name != made.name or str(made.example).strip() != made.example:
+def example_result(made: Function) -> str:
+    """Run a function's example and give its observation's text. Raises `CallError` if it fails."""
+    (call,) = parse_calls(made.example, known=[made.name])
+    states: States = {}
+    if made.given is not None:
+        state = made.given()
+        states[type(state)] = state
+    observation = FunctionSet([made]).run(call, states).observation
+    if observation.failure is not None:
+        raise CallError(observation.text.removeprefix("Error: ").rstrip("."), kind=observation.failure)
+    return observation.text
+
+
+def _checked_example(made: Function) -> str:
+    try:
+        parsed = parse_calls(made.example, known=[made.name])
+    except CallError:
+        parsed = []
+    if len(parsed) != 1 or parsed[0].name != made.name or made.example.strip() != made.example:
         raise DefinitionError(
             f"the example of {made.name} is not one call of it", value=made.example,
             remedy=f"Write it as in Python: {made.name}(...).",
         )
-    states: States = {}
-    if given is not None:
-        state = given()
-        states[type(state)] = state
-    result = FunctionSet([made]).run(parsed[0], states)
-    if result.observation.failure is not None:
+    try:
+        return example_result(made)
+    except CallError as error:
         raise DefinitionError(
-            f"the example of {made.name} fails: {result.observation.text}", value=made.example
-        )
-    return result.observation.text
+            f"the example of {made.name} fails: {error.fault}", value=made.example
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -313,8 +326,10 @@ class FunctionSet:
                 made.call, args, kwargs, tuple(made.state_parameters),
                 seconds=made.limits.seconds, memory_mb=made.limits.memory_mb,
             )
-        except CallError:
+        except (CallError, DefinitionError):
             raise
+        except sandbox.Raised as error:
+            raise CallError(f"{made.name} failed: {error}") from error
         except Exception as error:  # the function's own error is the model's to read
             raise CallError(f"{made.name} failed: {type(error).__name__}: {error}") from error
         for name, state in changed.items():
@@ -524,10 +539,10 @@ def _literal(node: ast.expr) -> JSON:
             return [_literal(item) for item in items]
         case ast.Dict(keys=keys, values=values):
             made: dict[str, JSON] = {}
-            for key, value in zip(keys, values, strict=True):
+            for key, item in zip(keys, values, strict=True):
                 if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
-                    raise _not_literal(key or value)
-                made[key.value] = _literal(value)
+                    raise _not_literal(key or item)
+                made[key.value] = _literal(item)
             return made
     raise _not_literal(node)
 

@@ -130,11 +130,11 @@ def attempt(setting: Setting, model: str, job: Job) -> Generator[Request, Reply 
         if result.answer is not None:
             stop_reason, answer = StopReason.STOPPED, result.answer
             break
-        if len(steps) >= setting.budget.steps:
-            stop_reason = StopReason.STEP_BUDGET
-            break
         if spent >= setting.budget.tokens:
             stop_reason = StopReason.TOKEN_BUDGET
+            break
+        if len(steps) >= setting.budget.steps:  # last: a chain cut to fewer steps stays derivable
+            stop_reason = StopReason.STEP_BUDGET
             break
 
     chain = Chain(
@@ -227,3 +227,14 @@ def collect(
     with closing(rollouts(setting, model, jobs)) as chains:
         store.append(reported(chains))
     return store
+
+
+def finished(
+    setting: Setting, model: str, problems: Iterable[Problem], samples: int, path: str | Path
+) -> int:
+    """How many chains of such a collection a file already holds, errored ones not counted."""
+    done = {chain.key for chain in ChainStore(path) if chain.outcome is not Outcome.ERRORED}
+    return sum(
+        chain_key(setting, model, Job(problem, sample)) in done
+        for problem in problems for sample in range(samples)
+    )

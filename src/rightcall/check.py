@@ -1,0 +1,207 @@
+"""A task checked without a model: every gold chain re-executed, every label proved, every example
+run, the splits kept apart.
+
+A problem may carry `metadata["flags"]`, a list of words that say what is known to be odd about it
+(real data has such problems). Flagged problems are counted by flag, and what fails for them is
+shown but does not fail the check.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rightcall.chain import Chain, Frozen, Outcome, Problem
+from rightcall.errors import CallError
+from rightcall.functions import Function, FunctionSet, example_result
+from rightcall.models import Reply
+from rightcall.pairs import normalised
+from rightcall.rollout import Budget, Job, Setting, attempt
+from rightcall.task import SPLITS, Task
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN_FAILURES = 5
+_UNLIMITED = Budget(steps=10_000, tokens=10**9)
+
+
+class Finding(Frozen):
+    """The result of one check over many items."""
+
+    what: str
+    checked: int
+    failed: int
+    excused: int = 0
+    """Failed too, but flagged by the task."""
+    first: tuple[str, ...] = ()
+    """The first failures (of problems not flagged, if there are any), each as `id: what is wrong`."""
+
+
+class CheckReport(Frozen):
+    """What was checked of a task, and what was found."""
+
+    task: str
+    functions: tuple[str, ...]
+    seed: int
+    problems: dict[str, int]
+    """Problems checked, by split."""
+    without_gold: int
+    """Problems that have no gold chain to re-execute."""
+    flagged: dict[str, int]
+    """Problems by flag."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing failed, and there was something to check."""
+        return sum(self.problems.values()) > 0 and not any(f.failed for f in self.findings)
+
+    def table(self) -> Table:
+        """For the terminal."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        counts = ", ".join(f"{count} {split}" for split, count in self.problems.items())
+        table = Table(title=f"{self.task}: {counts} problems, seed {self.seed}")
+        for name in ("check", "checked", "failed", "first failures"):
+            table.add_column(name, justify="right" if name in ("checked", "failed") else "left")
+        for finding in self.findings:
+            failed = f"[red]{finding.failed}[/]" if finding.failed else "[green]0[/]"
+            excused = f" (+{finding.excused} flagged)" if finding.excused else ""
+            first = escape("\n".join(finding.first))
+            table.add_row(finding.what, str(finding.checked), failed + excused, first)
+        if self.without_gold:
+            table.add_row("without a gold chain", str(self.without_gold), "", "")
+        for flag, count in self.flagged.items():
+            table.add_row(f"flagged: {escape(flag)}", str(count), "", "")
+        return table
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+
+def check_task(
+    task: Task, count: int | None, seed: int = 0, subset: str | Sequence[str] | None = None
+) -> CheckReport:
+    """Check `count` problems of each split (None for all) with the functions of a subset.
+
+    Nothing here asks a model. A report comes back whatever is wrong with the problems; a task
+    that cannot give problems at all raises its own error.
+    """
+    functions = task.function_set(subset)
+    splits = {split: list(task.problems(split, count, seed)) for split in SPLITS}
+    problems = [problem for split in splits.values() for problem in split]
+    flags = Counter(flag for problem in problems for flag in flags_of(problem))
+    with_gold = [problem for problem in problems if problem.gold]
+    return CheckReport(
+        task=task.name,
+        functions=tuple(made.name for made in functions),
+        seed=seed,
+        problems={split: len(found) for split, found in splits.items()},
+        without_gold=len(problems) - len(with_gold),
+        flagged=dict(flags.most_common()),
+        findings=(
+            _over_problems("gold chains re-executed", with_gold, partial(_gold_fault, task, functions)),
+            _over_problems("labels proved", problems, task.prove),
+            _finding("examples run", len(functions), _broken_examples(functions)),
+            _finding("ids unique", len(problems), _repeated_ids(problems)),
+            _finding("splits disjoint", len(problems), _shared_questions(splits)),
+            _finding("same seed, same problems", len(problems), _changed(task, splits, count, seed)),
+        ),
+    )
+
+
+def flags_of(problem: Problem) -> tuple[str, ...]:
+    """What its task finds odd about a problem."""
+    return tuple(str(flag) for flag in problem.metadata.get("flags", ()))
+
+
+def gold_chain(task: Task, functions: FunctionSet, problem: Problem) -> Chain:
+    """The chain that a model makes which replies with the problem's gold calls, judged."""
+    setting = Setting(task, functions, "gold", budget=_UNLIMITED)
+    chain = attempt(setting, "gold", Job(problem))
+    replies = [*(Reply(text=text) for text in problem.gold), Reply(text="", finish_reason="context")]
+    try:
+        next(chain)
+        for reply in replies:
+            chain.send(reply)
+    except StopIteration as ended:
+        made: Chain = ended.value
+        return made
+    raise AssertionError("a chain goes on after its context is full")
+
+
+def _gold_fault(task: Task, functions: FunctionSet, problem: Problem) -> str | None:
+    chain = gold_chain(task, functions, problem)
+    for number, step in enumerate(chain.steps, 1):
+        if step.observation.failure is not None:
+            return f"call {number}, {step.reply}: {step.observation.text}"
+    if chain.answer is None:
+        return "the chain does not stop"
+    if len(chain.steps) < len(problem.gold):
+        return f"the chain stops at call {len(chain.steps)} of {len(problem.gold)}"
+    if chain.outcome is not Outcome.CORRECT:
+        return f"the chain answers {chain.answer!r}, gold is {problem.answer!r}"
+    if chain.judgement.process_correct is False:
+        return f"the process is judged wrong: {'; '.join(chain.judgement.evidence)}"
+    return None
+
+
+def _broken_examples(functions: Iterable[Function]) -> list[str]:
+    found = []
+    for made in functions:
+        try:
+            result = example_result(made)
+        except CallError as error:
+            found.append(f"{made.name}: {made.example} fails: {error}")
+        else:
+            if result != made.example_result:
+                found.append(f"{made.name}: {made.example} gave {made.example_result}, now {result}")
+    return found
+
+
+def _repeated_ids(problems: Iterable[Problem]) -> list[str]:
+    counts = Counter(problem.id for problem in problems)
+    return [f"{name}: {count} problems" for name, count in counts.items() if count > 1]
+
+
+def _shared_questions(splits: dict[str, list[Problem]]) -> list[str]:
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    for split, problems in splits.items():
+        for problem in problems:
+            places[normalised(problem.question)].setdefault(split, problem.id)
+    return [
+        ", ".join(f"{name} ({split})" for split, name in found.items()) + ": the same question"
+        for found in places.values()
+        if len(found) > 1
+    ]
+
+
+def _changed(task: Task, splits: dict[str, list[Problem]], count: int | None, seed: int) -> list[str]:
+    found = []
+    for split, problems in splits.items():
+        again = list(task.problems(split, count, seed))
+        if len(again) != len(problems):
+            found.append(f"{split}: {len(problems)} problems, then {len(again)}")
+        pairs = zip(problems, again, strict=False)
+        found += [f"{old.id}: another problem in its place" for old, new in pairs if old != new]
+    return found
+
+
+def _over_problems(
+    what: str, problems: Sequence[Problem], fault_of: Callable[[Problem], str | None]
+) -> Finding:
+    faults = [(problem, fault) for problem in problems if (fault := fault_of(problem)) is not None]
+    plain = [f"{problem.id}: {fault}" for problem, fault in faults if not flags_of(problem)]
+    excused = [f"{problem.id}: {fault}" for problem, fault in faults if flags_of(problem)]
+    shown = tuple((plain or excused)[:SHOWN_FAILURES])
+    return Finding(
+        what=what, checked=len(problems), failed=len(plain), excused=len(excused), first=shown
+    )
+
+
+def _finding(what: str, checked: int, faults: Sequence[str]) -> Finding:
+    return Finding(what=what, checked=checked, failed=len(faults), first=tuple(faults[:SHOWN_FAILURES]))

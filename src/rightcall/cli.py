@@ -1,0 +1,552 @@
+"""The command line: parse, call one function, print.
+
+Everything beyond typer is imported inside the command that needs it, so that `rightcall --help`
+answers at once. A user's mistake prints one message on standard error and exits with 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from rightcall.errors import DataError, RightCallError
+
+if TYPE_CHECKING:
+    from rightcall.chain import Problem
+    from rightcall.task import Task
+
+app = typer.Typer(
+    name="rightcall",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Teach a small language model to reason with functions, and prove that it got better.",
+    epilog="Start with: rightcall solve math --model tiny:teacher",
+)
+tasks_app = typer.Typer(help="List, show and check tasks.", invoke_without_command=True)
+pairs_app = typer.Typer(help="Make and inspect preference pairs.", no_args_is_help=True)
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(pairs_app, name="pairs")
+
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help="fol, math, gsm8k, or my_task.py:MyTask.")
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An argument of the task."),
+]
+Functions = Annotated[
+    str | None, typer.Option(help="A named subset of the task's functions, or names with commas.")
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="tiny:teacher, tiny:student, a folder, a hub id, a server URL."),
+]
+PairsFile = Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs file.")]
+Split = Annotated[str, typer.Option(help="train, validation or test.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same problems and chains.")]
+Count = Annotated[int, typer.Option(min=1, help="How many problems.")]
+Steps = Annotated[int, typer.Option(min=1, help="Calls per chain at most.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override a setting (TOML literal)."),
+]
+Budgets = Annotated[
+    list[int] | None, typer.Option(min=1, help="A step budget; may be repeated. 10 and 20 by default.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 checked and found wrong, 2 a user's mistake."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars: what a run does it says itself
+    try:
+        app(prog_name="rightcall")
+    except RightCallError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from rightcall import __version__
+
+        print(f"rightcall {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+# --- tasks --------------------------------------------------------------------------------------
+
+
+@tasks_app.callback()
+def _tasks(context: typer.Context) -> None:
+    """List, show and check tasks."""
+    if context.invoked_subcommand is None:
+        tasks_list()
+
+
+@tasks_app.command("list")
+def tasks_list(as_json: AsJson = False) -> None:
+    """The built-in tasks and their functions."""
+    from rightcall import terminal
+    from rightcall.task import BUILT_IN, load_task
+
+    tasks = [load_task(name) for name in BUILT_IN]
+    if as_json:
+        _print_json(
+            {
+                t.name: {
+                    "instruction": t.instruction,
+                    "functions": {f.name: f.signature for f in t.functions},
+                    "subsets": {"all": [f.name for f in t.functions], **t.subsets},
+                }
+                for t in tasks
+            }
+        )
+        return
+    console = terminal.out()
+    for task in tasks:
+        console.print(f"[bold]{task.name}[/bold]", (type(task).__doc__ or "").split("\n")[0])
+        for function in task.functions:
+            console.print(f"  {function.role.value:<7}", function.signature, markup=False)
+        for subset, names in task.subsets.items():
+            console.print(f"  subset  {subset}: {', '.join(names)}", markup=False)
+
+
+@tasks_app.command("show")
+def tasks_show(
+    task: TaskName,
+    problems: Annotated[
+        list[str] | None, typer.Argument(help="Ids or numbers; the first by default.")
+    ] = None,
+    split: Split = "test",
+    seed: Seed = 0,
+    functions: Functions = None,
+    option: Option = None,
+) -> None:
+    """The prompt of a task, then problems with their gold chains, executed."""
+    from rightcall import terminal
+    from rightcall.dialects import DIALECTS
+
+    loaded = _load(task, option)
+    chosen = loaded.function_set(_names(functions))
+    console = terminal.out()
+    for number, text in enumerate(problems or ["0"]):
+        problem = _problem(loaded, text, split, seed)
+        if number == 0:
+            system = DIALECTS["python"].prompt(loaded.instruction, chosen, problem)[0]
+            console.print(terminal.printable(system["content"]), style="dim", markup=False)
+            console.print()
+        terminal.show_problem(console, problem)
+        states: dict[Any, Any] = {}
+        for step, call in enumerate(problem.gold, 1):
+            terminal.show_step(console, step, call, chosen.reply(call, states).observation.text)
+        console.print(f"\ngold answer: {problem.answer}\n", markup=False)
+
+
+@tasks_app.command("check")
+def tasks_check(
+    task: TaskName, count: Count = 200, seed: Seed = 0, option: Option = None, as_json: AsJson = False
+) -> None:
+    """Verify a task without a model; exits with 1 if something is wrong."""
+    from rightcall import terminal
+    from rightcall.check import check_task
+
+    report = check_task(_load(task, option), count, seed)
+    if as_json:
+        print(report.model_dump_json(indent=2))
+    else:
+        terminal.out().print(report.table())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+# --- solve and collect --------------------------------------------------------------------------
+
+
+@app.command()
+def solve(
+    task: TaskName,
+    model: Model = "tiny:teacher",
+    problem: Annotated[str, typer.Option("--problem", "-p", help="An id, or a number from 0.")] = "0",
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="Your own question instead.")
+    ] = None,
+    split: Split = "test",
+    functions: Functions = None,
+    steps: Steps = 20,
+    temperature: Temperature = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
+    seed: Seed = 0,
+    option: Option = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve one problem and show the chain as it grows."""
+    from rightcall import rollout, terminal
+    from rightcall.chain import Problem
+    from rightcall.models import Sampling
+    from rightcall.models.spec import ModelSpec, open_model
+
+    loaded = _load(task, option)
+    if question is None:
+        chosen = _problem(loaded, problem, split, seed)
+    else:
+        chosen = Problem(id="question", question=question, answer="")
+    console = terminal.out()
+
+    def on_step(number: int, reply: str, observation: str) -> None:
+        if not as_json:
+            terminal.show_step(console, number, reply, observation)
+
+    if not as_json:
+        terminal.show_problem(console, chosen)
+    with open_model(ModelSpec.parse(model), [chosen]) as opened:
+        chain = rollout.solve(
+            loaded if question is None else terminal.Unjudged(loaded),
+            chosen,
+            terminal.Watched(opened, on_step),
+            functions=_names(functions),
+            source="solve",
+            seed=seed,
+            sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
+            budget=rollout.Budget(steps=steps),
+        )
+    if as_json:
+        print(chain.model_dump_json(indent=2))
+        return
+    if chain.steps:
+        last = chain.steps[-1]
+        terminal.show_step(console, len(chain.steps), last.reply, last.observation.text)
+    terminal.show_verdict(console, chain, judged=question is None)
+    if chain.error:
+        raise typer.Exit(1)
+
+
+@app.command()
+def collect(
+    task: TaskName,
+    out: Annotated[Path, typer.Option(help="The chains file; what is in it already is not redone.")],
+    model: Model = "tiny:teacher",
+    source: Annotated[str, typer.Option(help="The model's role: teacher, student, ...")] = "teacher",
+    split: Split = "train",
+    count: Count = 100,
+    samples: Annotated[int, typer.Option("--samples", "-k", min=1, help="Chains per problem.")] = 4,
+    temperature: Temperature = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
+    steps: Steps = 20,
+    functions: Functions = None,
+    seed: Seed = 0,
+    option: Option = None,
+) -> None:
+    """Chains of a model on a task's problems, appended to a file; resumable."""
+    from rightcall import rollout, terminal
+    from rightcall.models import Sampling
+    from rightcall.models.spec import ModelSpec, open_model
+
+    loaded = _load(task, option)
+    setting = rollout.Setting(
+        loaded,
+        loaded.function_set(_names(functions)),
+        source,
+        Sampling(temperature=temperature, max_tokens=max_tokens),
+        rollout.Budget(steps=steps),
+        seed,
+    )
+    problems = list(loaded.problems(split, count, seed))
+    with open_model(ModelSpec.parse(model), problems) as opened:
+        finished = rollout.finished(setting, opened.name, problems, samples, out)
+        with terminal.progress(f"{source} on {task}", len(problems) * samples, finished) as on_chain:
+            store = rollout.collect(setting, opened, problems, samples, out, on_chain)
+    terminal.out().print(terminal.outcome_table(str(out), store.latest()))
+
+
+# --- pairs --------------------------------------------------------------------------------------
+
+
+@pairs_app.command("make")
+def pairs_make(
+    chains: Annotated[list[Path], typer.Argument(help="Chains files, of teacher, student or both.")],
+    out: Annotated[Path, typer.Option(help="The pairs file.")],
+    setting: Set = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Problems (JSONL) that must not be learned from.")
+    ] = None,
+) -> None:
+    """Preference pairs from right and wrong chains of the same problems."""
+    from collections import Counter
+
+    from rightcall import pairs, terminal
+    from rightcall.chain import ChainStore, Problem
+    from rightcall.files import read_lines
+    from rightcall.settings import checked
+
+    config = checked(pairs.PairConfig, _table(setting))
+    for path in chains:
+        _existing(path)
+    dropped: Counter[str] = Counter()
+    every = (chain for path in chains for chain in ChainStore(path).latest())
+    pairs.write_pairs(pairs.make_pairs(every, config, dropped), out)
+    if test is not None:
+        pairs.check_leaks(pairs.read_pairs(out), read_lines(_existing(test), Problem))
+    terminal.out().print(pairs.pair_statistics(pairs.read_pairs(out), dropped).table())
+
+
+@pairs_app.command("stats")
+def pairs_stats(file: PairsFile, as_json: AsJson = False) -> None:
+    """Lengths, length bias, classes of error: to be read before training."""
+    from rightcall import pairs, terminal
+
+    statistics = pairs.pair_statistics(pairs.read_pairs(file))
+    if as_json:
+        print(statistics.model_dump_json(indent=2))
+    else:
+        terminal.out().print(statistics.table())
+
+
+@pairs_app.command("show")
+def pairs_show(
+    file: PairsFile,
+    index: Annotated[int, typer.Argument(min=0, help="Which pair, from 0.")] = 0,
+    model: Model = "tiny:student",
+) -> None:
+    """One pair in a model's tokens, coloured by whether they are trained.
+
+    Off a terminal the trained tokens stand between ⟦ and ⟧ instead.
+    """
+    from itertools import islice
+
+    from transformers import AutoTokenizer
+
+    from rightcall import terminal
+    from rightcall.models.spec import ModelSpec
+    from rightcall.rendering import Renderer
+    from rightcall.train.data import read_records, render_side
+    from rightcall.train.view import token_texts, tokens_text
+
+    name, record = next(islice(read_records(file), index, None), (None, None))
+    if name is None or record is None:
+        raise DataError(f"{file} has fewer pairs", value=index)
+    tokenizer = AutoTokenizer.from_pretrained(ModelSpec.parse(model).weights, trust_remote_code=False)
+    console = terminal.out()
+    for label, side in zip(("chosen", "rejected"), record.sides("dpo"), strict=True):
+        rendered = render_side(Renderer(tokenizer), side, mask_observations=True, name=name)
+        console.print(
+            f"\n[bold]{label}[/bold]: {sum(rendered.trained)} of {len(rendered.ids)} tokens trained"
+        )
+        if console.is_terminal:
+            console.print(tokens_text(rendered, tokenizer))
+        else:
+            print(terminal.bracketed(token_texts(rendered, tokenizer)))
+
+
+# --- train --------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    file: PairsFile,
+    out: Annotated[Path, typer.Option(help="The folder of the tuned model or adapter.")],
+    model: Model = "tiny:student",
+    method: Annotated[str, typer.Option(help="dpo, or sft on the chosen side.")] = "dpo",
+    setting: Set = None,
+    fresh: Annotated[bool, typer.Option(help="Begin anew instead of going on.")] = False,
+) -> None:
+    """Tune a model on pairs; killed and called again, it goes on from its last checkpoint."""
+    from rightcall import terminal
+    from rightcall.models.spec import ModelSpec
+    from rightcall.settings import checked
+    from rightcall.train import trainer
+
+    config = checked(trainer.TrainConfig, {"method": method, **_table(setting)})
+    spec = ModelSpec.parse(model)
+    with terminal.training(method) as on_log:
+        result = trainer.train(
+            config, spec.weights, file, out, adapter=spec.adapter, resume=not fresh, on_log=on_log
+        )
+    figures: dict[str, object] = {"rows": result.rows, "steps": result.steps}
+    figures |= {"left out, too long": len(result.too_long)}
+    figures |= {name: f"{value:.4g}" for name, value in result.metrics.items()}
+    terminal.out().print(terminal.table(str(result.output), ["", "value"], list(figures.items())))
+
+
+# --- evaluate, compare, report --------------------------------------------------------------------
+
+
+@app.command()
+def evaluate(
+    task: TaskName,
+    out: Annotated[Path, typer.Option(help="The file of greedy chains; resumable.")],
+    model: Model = "tiny:student",
+    source: Annotated[str, typer.Option(help="The model's role: base, tuned, ...")] = "model",
+    split: Split = "test",
+    count: Count = 300,
+    setting: Set = None,
+    functions: Functions = None,
+    seed: Seed = 0,
+    option: Option = None,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy on held-out problems, greedy and sampled, at every step budget."""
+    from rightcall import compare, rollout, terminal
+    from rightcall import evaluate as evaluation
+    from rightcall.models.spec import ModelSpec, open_model
+    from rightcall.settings import checked
+
+    config = checked(evaluation.EvaluateConfig, _table(setting))
+    loaded = _load(task, option)
+    problems = list(loaded.problems(split, count, seed))
+    held = rollout.Setting(loaded, loaded.function_set(_names(functions)), source, seed=seed)
+    with (
+        open_model(ModelSpec.parse(model), problems) as opened,
+        terminal.progress(source, len(problems) * (1 + config.samples)) as on_chain,
+    ):
+        result = evaluation.evaluate(held, opened, problems, out, config, on_chain)
+    if as_json:
+        print(result.model_dump_json(indent=2))
+    else:
+        terminal.out().print(compare.evaluation_table([result]))
+
+
+@app.command("compare")
+def compare_(
+    a: Annotated[Path, typer.Argument(help="Greedy chains of the first model, such as the base.")],
+    b: Annotated[Path, typer.Argument(help="Of the second, on the same problems.")],
+    budget: Budgets = None,
+    drop_errored: Annotated[bool, typer.Option(help="Leave errored problems out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Is the second better than the first? Paired by problem: interval, McNemar, Wilcoxon."""
+    from rightcall import compare, terminal
+    from rightcall.evaluate import BUDGETS
+
+    result = compare.compare(
+        _existing(a), _existing(b), budgets=budget or BUDGETS, drop_errored=drop_errored
+    )
+    if as_json:
+        print(result.model_dump_json(indent=2))
+        return
+    console = terminal.out()
+    console.print(compare.comparison_table([result]))
+    needed = ", ".join(f"{n} for {float(gain):.0%}" for gain, n in result.needed.items())
+    console.print(f"Problems needed to see a gain with 80% power: {needed}.")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder, finished or not.")],
+    out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html by default.")] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "",
+    examples: Annotated[int, typer.Option(min=0, help="Chains shown side by side per task.")] = 12,
+) -> None:
+    """One self-contained HTML page of a run."""
+    from rightcall.report import load_run, write_report
+
+    data = load_run(_existing(folder))
+    print(write_report(data, out or folder / "report.html", title=title, examples=examples))
+
+
+# --- run ----------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A run file (TOML).")],
+    setting: Set = None,
+    root: Annotated[Path, typer.Option(help="Where run folders lie.")] = Path("runs"),
+    fresh: Annotated[bool, typer.Option(help="Move the old run aside and begin anew.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only print the resolved config.")] = False,
+) -> None:
+    """Every stage from one run file; called again, it goes on where it stopped."""
+    from rightcall.config import dump_config, load_config
+
+    loaded = load_config(config, setting or ())
+    if check:
+        print(dump_config(loaded), end="")
+        return
+    from rightcall import compare, terminal
+    from rightcall.run import run_all
+
+    result = run_all(loaded, root, fresh=fresh)
+    console = terminal.out()
+    evaluations = [e for task in result.data.tasks for e in task.evaluations.values()]
+    console.print(compare.evaluation_table(evaluations))
+    console.print(compare.comparison_table([c for task in result.data.tasks for c in task.comparisons]))
+    console.print(terminal.seconds_table(result.seconds))
+    console.print(f"Report: {result.report}", markup=False)
+
+
+# --- helpers of commands ------------------------------------------------------------------------
+
+
+def _load(spec: str, options: list[str] | None) -> Task:
+    from rightcall.task import load_task
+
+    return load_task(spec, **_table(options))
+
+
+def _table(overrides: list[str] | None) -> dict[str, Any]:
+    from rightcall.settings import set_key
+
+    table: dict[str, Any] = {}
+    for override in overrides or ():
+        set_key(table, override)
+    return table
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise DataError("no such file or folder", value=str(path))
+    return path
+
+
+def _names(functions: str | None) -> str | list[str] | None:
+    if functions is None or "," not in functions:
+        return functions
+    return [name.strip() for name in functions.split(",")]
+
+
+def _problem(task: Task, wanted: str, split: str, seed: int) -> Problem:
+    """A problem by number, or by id among the first thousand."""
+    from rightcall.errors import nearest
+
+    if wanted.isdigit():
+        found = list(task.problems(split, int(wanted) + 1, seed))
+        if len(found) <= int(wanted):
+            raise DataError(f"the {split} split of {task.name} has {len(found)} problems", value=wanted)
+        return found[int(wanted)]
+    ids = {problem.id: problem for problem in task.problems(split, 1000, seed)}
+    if wanted not in ids:
+        raise DataError(
+            f"no such problem in {task.name}, {split}",
+            value=wanted,
+            remedy=nearest(wanted, list(ids)[:20]),
+        )
+    return ids[wanted]
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

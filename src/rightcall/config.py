@@ -1,0 +1,196 @@
+"""`run.toml` → frozen, typed objects; and the resolved copy that a run keeps.
+
+A stage's settings stand at the head of the stage that uses them; this file only puts them
+together. What stands at the top of a file (`[models]`, `[collect]`, `[pairs]`, `[train]`,
+`[evaluate]`) holds for every task; the same table under `[tasks.NAME]` overrides it key by key.
+After loading, every task carries its complete settings:
+
+    config = load_config("examples/demo.toml", ["seed=3", "tasks.fol.train.dpo.beta=0.2"])
+    config.tasks["fol"].train.dpo.beta
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BeforeValidator, Field
+
+from rightcall.chain import JSON, Frozen
+from rightcall.errors import ConfigError
+from rightcall.evaluate import EvaluateConfig
+from rightcall.models import Sampling
+from rightcall.models.spec import ModelSpec
+from rightcall.pairs import PairConfig
+from rightcall.rollout import Budget
+from rightcall.settings import Table, checked, flat, merged, set_key
+from rightcall.train.trainer import TrainConfig
+
+
+def _spec(value: object) -> object:
+    try:
+        return ModelSpec.parse(value) if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+Model = Annotated[ModelSpec, BeforeValidator(_spec)]
+"""A `ModelSpec`, written as a table or in short as text (`"tiny:teacher"`)."""
+
+
+class Models(Frozen):
+    """Who plays which role. Teacher, base and tuned are roles, not kinds of models."""
+
+    teacher: Model = ModelSpec.parse("tiny:teacher")
+    """The large model whose chains are learned from."""
+    student: Model = ModelSpec.parse("tiny:student")
+    """The small model that is tuned; as it is given here it is the `base` of the evaluation."""
+
+
+class Problems(Frozen):
+    """How many problems of each split a run uses; the first so many, by the run's seed."""
+
+    train: int = Field(400, ge=1)
+    """Chains are collected on these."""
+    validation: int = Field(100, ge=1)
+    """The checkpoint that is kept is chosen by rollouts on these."""
+    test: int = Field(300, ge=1)
+    """Seen by the evaluation alone."""
+
+
+class Collect(Frozen):
+    """Chains of one role on the training problems."""
+
+    samples: int = Field(4, ge=0)
+    """Chains per problem; 0 leaves the role out."""
+    problems: int | None = Field(None, ge=1)
+    """Only the first so many training problems; all of them if not given."""
+    sampling: Sampling = Sampling(temperature=1.0)
+    budget: Budget = Budget()
+
+
+class CollectBoth(Frozen):
+    """Chains come from the teacher and, on-policy, from the student itself."""
+
+    teacher: Collect = Collect(samples=1)
+    student: Collect = Collect(samples=4)
+
+
+class Train(Frozen):
+    """The two trainings of a run: a control that sees only what is chosen, and DPO."""
+
+    sft: TrainConfig = TrainConfig(method="sft")
+    dpo: TrainConfig = TrainConfig(method="dpo")
+    dpo_from: Literal["base", "sft"] = "base"
+    """Where DPO starts: at the untouched student, or warm, at the SFT control."""
+
+
+class Report(Frozen):
+    """What the report shows; may change without a new run."""
+
+    title: str = ""
+    examples: int = Field(12, ge=0)
+    """Chains shown side by side per task."""
+
+
+class Stages(Frozen):
+    """The settings of every stage of a task."""
+
+    models: Models = Models()
+    collect: CollectBoth = CollectBoth()
+    pairs: PairConfig = PairConfig()
+    train: Train = Train()
+    evaluate: EvaluateConfig = EvaluateConfig(samples=4)
+    tolerate_errored: float = Field(0.02, ge=0, le=1)
+    """Share of a stage's chains that may stay errored after a second try. They are left out: of the
+    pairs, and of comparisons on both sides."""
+
+
+class TaskRun(Stages):
+    """One task of a run, complete."""
+
+    task: str
+    """A built-in name, `path/to/file.py:Class` (seen from the working directory) or `module:Class`."""
+    functions: str | tuple[str, ...] | None = None
+    """A named subset or a list of the task's functions; its default if not given."""
+    options: dict[str, JSON] = Field(default_factory=dict)
+    """Arguments of the task's constructor."""
+    problems: Problems = Problems()
+
+
+class RunFile(Stages):
+    """A run file as written: defaults for all tasks, then the tasks."""
+
+    rightcall: str | None = None
+    """The version that made a resolved copy; written by the program."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run's folder is `runs/NAME`."""
+    seed: int = Field(0, ge=0)
+    """Of problems, chains, pairs and training, where those name no other."""
+    report: Report = Report()
+    tasks: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Table] = Field(min_length=1)
+    """Settings of each task: those of `TaskRun`, `task` being the table's name unless given."""
+
+
+class RunConfig(Frozen):
+    """A run, resolved: nothing is left to defaults."""
+
+    rightcall: str
+    name: str
+    seed: int
+    report: Report
+    tasks: dict[str, TaskRun]
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a run file and apply `a.b=value` overrides; `ConfigError` names the key at fault."""
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "the run file cannot be read", value=str(path), remedy=f"{error.strerror}."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML", value=str(error)) from error
+    for override in overrides:
+        set_key(table, override)
+    return resolve(table)
+
+
+def resolve(table: Mapping[str, Any]) -> RunConfig:
+    """A run file's table → the run with each task's settings complete."""
+    file = checked(RunFile, table)
+    seeded = {"pairs": {"seed": file.seed}, "train": {m: {"seed": file.seed} for m in ("sft", "dpo")}}
+    shared = merged(seeded, {key: table[key] for key in Stages.model_fields if key in table})
+    tasks = {
+        name: checked(TaskRun, {"task": name, **merged(shared, own)}, at=f"tasks.{name}")
+        for name, own in file.tasks.items()
+    }
+    return RunConfig(
+        rightcall=file.rightcall or _version(),
+        name=file.name,
+        seed=file.seed,
+        report=file.report,
+        tasks=tasks,
+    )
+
+
+def dump_config(config: Frozen) -> str:
+    """TOML that `load_config` reads back to an equal config."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def differing_keys(one: RunConfig, other: RunConfig) -> tuple[str, ...]:
+    """Dotted keys on which two runs differ; what the report alone reads is no difference."""
+    a, b = (flat(config.model_dump(mode="json", exclude={"report"})) for config in (one, other))
+    return tuple(sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key)))
+
+
+def _version() -> str:
+    from rightcall import __version__
+
+    return __version__

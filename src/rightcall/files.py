@@ -1,0 +1,41 @@
+"""Files of a run: read line by line, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from rightcall.errors import DataError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_lines(path: Path, model: type[M]) -> Iterator[M]:
+    """Objects of a JSONL file; none if there is no file. Raises `DataError` naming a bad line."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield model.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(
+                    f"{path}, line {number}, is not a {model.__name__}",
+                    value=str(error).splitlines()[0],
+                    remedy="Delete the file and have it made again.",
+                ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it: a kill leaves the old one, or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,210 @@
+"""Any causal language model that transformers can load, batched across the chains in flight.
+
+The work is in `engine.py`; this file loads weights and turns conversations into token ids. A
+reply is drawn from the model's own distribution by `Sampling` alone: what a model folder's
+`generation_config` says about penalties or top-k is not used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+
+from rightcall.chain import Message
+from rightcall.errors import ConfigError, ModelError
+from rightcall.models import ChatModel, Reply, Request
+from rightcall.models.cache import ATTENTION, attention
+from rightcall.models.engine import Engine, Finished, Stats, Turn, shared_head
+from rightcall.rendering import Renderer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+
+AttentionInterface.register(ATTENTION, attention)
+
+
+class LocalModel(ChatModel):
+    """A model in this process.
+
+    A chain's reply depends on its request and seed only, not on what else is in the batch (up to
+    rounding in the last bits). `stats` counts what was computed. The constructor borrows a model, for
+    instance one in training: it gets its own attention and mode back by `close`.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str,
+        capacity: int = 64, max_context: int | None = None,
+    ) -> None:
+        _check_architecture(model)
+        self.name = name
+        self.capacity = capacity
+        self.model = model
+        self.tokenizer = tokenizer
+        self._borrowed = (model.config._attn_implementation, model.training)
+        model.train(False)
+        model.set_attn_implementation(ATTENTION)
+        self._renderer = Renderer(tokenizer, sorted(_stop_ids(model, tokenizer)))
+        config = model.config.get_text_config()
+        window = int(getattr(config, "max_position_embeddings", 1 << 20))
+        self._engine = Engine(
+            model, slots=capacity, max_context=min(max_context or window, window),
+            stop_ids=self._renderer.stop_ids,
+        )
+        self._open: dict[str, tuple[Request, int]] = {}
+        self._too_long: list[Request] = []
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, adapter: str | Path | None = None, name: str | None = None,
+        device: str | None = None, dtype: str | None = None, capacity: int = 64,
+        max_context: int | None = None, threads: int | None = None, merge: bool = True,
+        quantization: Literal["4bit", "8bit"] | None = None,
+    ) -> LocalModel:
+        """Load a folder or hub id, safetensors only and without remote code.
+
+        `device`: default CUDA where there is one. `dtype`: "float32", "bfloat16", "float16"; default
+        float32 on the CPU, else the checkpoint's. `threads`: of torch, process-wide. `merge`: fold
+        the LoRA adapter into the weights (not done for quantised weights).
+        Raises `ConfigError` if the folder or hub id cannot be loaded.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        kind = dtype or ("float32" if place == "cpu" else "auto")
+        options: dict[str, Any] = {"dtype": kind, "use_safetensors": True, "trust_remote_code": False}
+        if quantization:
+            options |= {"quantization_config": _quantised(quantization), "device_map": place}
+        model: Any
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(path, **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"cannot load a model ({_first_line(error)})", value=str(path),
+                remedy="Give a folder with config.json, tokenizer and *.safetensors, or a hub id.",
+            ) from error
+        if adapter is not None:
+            model = _adapted(model, adapter, merge=merge and not quantization)
+        if not quantization:
+            model = model.to(place)
+        label = name or (str(path) if adapter is None else f"{path}+{adapter}")
+        return cls(model, tokenizer, name=label, capacity=capacity, max_context=max_context)
+
+    @property
+    def stats(self) -> Stats:
+        """What the engine computed so far."""
+        return self._engine.stats
+
+    def submit(self, request: Request) -> None:
+        ids = self._renderer.render(request.messages, request.completions, reply_next=True).ids
+        self._open[request.chain] = (request, len(ids))
+        if len(ids) >= self._engine.max_context:
+            self._too_long.append(request)
+            return
+        turn = Turn(request.chain, ids, self._head(request, ids), request.sampling, request.seed)
+        self._engine.enter(turn)
+
+    def poll(self) -> list[tuple[Request, Reply | ModelError]]:
+        answers: list[tuple[Request, Reply | ModelError]] = []
+        for request in self._too_long:
+            _, length = self._open.pop(request.chain)
+            answers.append((request, Reply(text="", finish_reason="context", prompt_tokens=length)))
+        self._too_long = []
+        while not answers and self._engine.busy:
+            answers = [self._answer(finished) for finished in self._engine.step()]
+        return answers
+
+    def release(self, chain: str) -> None:
+        self._too_long = [request for request in self._too_long if request.chain != chain]
+        self._open.pop(chain, None)
+        self._engine.leave(chain)
+
+    def close(self) -> None:
+        implementation, training = self._borrowed
+        self.model.set_attn_implementation(implementation)
+        self.model.train(training)
+
+    def _answer(self, finished: Finished) -> tuple[Request, Reply]:
+        request, prompt_tokens = self._open.pop(finished.row)
+        words = finished.tokens[:-1] if finished.reason == "stop" else finished.tokens
+        text = self.tokenizer.decode(list(words), skip_special_tokens=False)
+        return request, Reply(
+            text=str(text), finish_reason=finished.reason, prompt_tokens=prompt_tokens,
+            completion_tokens=len(finished.tokens), token_ids=finished.tokens,
+        )
+
+    def _head(self, request: Request, ids: tuple[int, ...]) -> int:
+        """How much of a prompt precedes its question: what another problem would share. Asked only
+        of a conversation's first turn; later ones find what the first one made."""
+        if any(m["role"] == "assistant" for m in request.messages):
+            return 0
+        *before, question = request.messages
+        other = "?" if not question["content"].startswith("?") else "!"
+        probe = [*before, Message(role=question["role"], content=other)]
+        # One token less: the last one may have merged with the question's first character.
+        return max(0, shared_head(ids, self._renderer.render(probe, reply_next=True).ids) - 1)
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    stops: set[int] = set()
+    for source in (tokenizer, model.generation_config):
+        found = getattr(source, "eos_token_id", None)
+        stops |= {found} if isinstance(found, int) else set(found or ())
+    if not stops:
+        raise ConfigError(
+            "the model has no end-of-turn token", value=tokenizer.name_or_path,
+            remedy="Set eos_token_id in its generation_config.json.",
+        )
+    return stops
+
+
+def _check_architecture(model: PreTrainedModel) -> None:
+    config = model.config.get_text_config()
+    others = set(getattr(config, "layer_types", None) or ()) - PACKABLE_LAYERS
+    if others or model.config.is_encoder_decoder or not model._supports_attention_backend:
+        raise ConfigError(
+            "the local engine runs attention layers only",
+            value=sorted(others) or model.config.model_type,
+            remedy="Serve this architecture (e.g. with vLLM) and use its URL.",
+        )
+
+
+def _adapted(model: Any, adapter: str | Path, *, merge: bool) -> Any:
+    from peft import PeftModel
+
+    folder = Path(adapter)
+    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(
+            "the adapter folder has no adapter_model.safetensors", value=str(adapter),
+            remedy="Save the adapter with safe_serialization=True.",
+        )
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"cannot load an adapter ({_first_line(error)})", value=str(adapter),
+            remedy="Give a LoRA folder made for this base model.",
+        ) from error
+    # Without merging the LoRA layers stay inside the base model's own modules.
+    return adapted.merge_and_unload() if merge else adapted.get_base_model()
+
+
+def _quantised(bits: Literal["4bit", "8bit"]) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    make: Any = BitsAndBytesConfig
+    if bits == "8bit":
+        return make(load_in_8bit=True)
+    return make(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,208 @@
+"""Any server that speaks OpenAI's chat completions: vLLM, llama-server, `transformers serve`, the
+hosted ones. The official client does the retries: exponential back-off with jitter on 408, 409,
+429, 5xx, timeouts and broken connections, as the server's Retry-After says where it says so.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import openai
+from openai.types.chat import ChatCompletion
+
+from rightcall.errors import ConfigError, ModelError
+from rightcall.models import ChatModel, Reply, Request
+
+TOO_LONG = re.compile(
+    r"context.{0,3}(length|window|size)|maximum context|max_model_len|prompt is too long"
+    r"|too many (input )?tokens|exceeds? .{0,40}context",
+    re.IGNORECASE,
+)
+"""How servers say that a conversation does not fit; there is no common code for it."""
+
+MAX_REPLY_CHARACTERS = 1_000_000
+"""A longer body is taken for a broken server."""
+
+
+@dataclass
+class Usage:
+    """What the server counted."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class OpenAICompatible(ChatModel):
+    """A model behind a URL; `capacity` requests are open at once, one thread each.
+
+    `api_key_env` names the environment variable that holds the key; a server of your own
+    (`base_url`) may need none. `timeout`: seconds without an answer before an attempt is given up;
+    `max_retries`: attempts after the first. `length_field`: newer hosted models want
+    "max_completion_tokens". `extra`: further fields of the request's body.
+    Failures that retries do not mend are `ModelError`s, and never hold the key.
+    """
+
+    def __init__(
+        self, model: str, base_url: str | None = None, *, api_key_env: str = "OPENAI_API_KEY",
+        name: str | None = None, capacity: int = 16, timeout: float = 120.0, max_retries: int = 5,
+        length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.name = name or model
+        self.capacity = capacity
+        self.usage = Usage()
+        self._key_env = api_key_env
+        self._length_field = length_field
+        self._extra = dict(extra or {})
+        key = os.environ.get(api_key_env)
+        if key is None and base_url is None:
+            raise ConfigError(
+                "no API key", value=api_key_env,
+                remedy="Set that environment variable, or give the base_url of a server of your own.",
+            )
+        self._secret = key
+        try:
+            self._client = openai.OpenAI(
+                api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries
+            )
+        except (openai.OpenAIError, ValueError) as error:
+            raise ConfigError(f"cannot use this server ({error})", value=base_url) from error
+        self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="openai")
+        self._open: dict[str, Request] = {}
+        self._answers: queue.SimpleQueue[tuple[Request, Reply | ModelError | Exception]]
+        self._answers = queue.SimpleQueue()
+
+    def submit(self, request: Request) -> None:
+        self._open[request.chain] = request
+        self._pool.submit(self._work, request)
+
+    def poll(self) -> list[tuple[Request, Reply | ModelError]]:
+        answered: list[tuple[Request, Reply | ModelError]] = []
+        while self._open and not (answered and self._answers.empty()):
+            request, reply = self._answers.get()
+            if self._open.get(request.chain) is not request:
+                continue  # Its chain was released meanwhile.
+            del self._open[request.chain]
+            if not isinstance(reply, (Reply, ModelError)):
+                raise reply
+            self._count(reply)
+            answered.append((request, reply))
+        return answered
+
+    def release(self, chain: str) -> None:
+        self._open.pop(chain, None)
+
+    def close(self) -> None:
+        self._open.clear()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def __repr__(self) -> str:
+        return f"OpenAICompatible({self.model!r})"
+
+    def _count(self, reply: Reply | ModelError) -> None:
+        self.usage.requests += 1
+        if isinstance(reply, Reply):
+            self.usage.prompt_tokens += reply.prompt_tokens
+            self.usage.completion_tokens += reply.completion_tokens
+
+    def _work(self, request: Request) -> None:
+        """Runs in a thread; a bug is carried to `poll` and raised there."""
+        if self._open.get(request.chain) is not request:
+            return
+        try:
+            self._answers.put((request, self._ask(request)))
+        except Exception as bug:
+            self._answers.put((request, bug))
+
+    def _ask(self, request: Request) -> Reply | ModelError:
+        sampling = request.sampling
+        length: dict[str, Any] = {self._length_field: sampling.max_tokens}
+        try:
+            made = self._client.chat.completions.create(
+                model=self.model,
+                messages=[dict(m) for m in request.messages],  # type: ignore[misc]
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                # 31 bits: what every server takes.
+                seed=request.seed & 0x7FFFFFFF,
+                extra_body=self._extra or None,
+                **length,
+            )
+            return read_completion(made)
+        except ModelError as error:
+            return error
+        except openai.APIStatusError as error:
+            if error.status_code in (400, 413, 422) and TOO_LONG.search(str(error)):
+                return Reply(text="", finish_reason="context")
+            return self._refused(error)
+        except openai.APITimeoutError:
+            return ModelError(
+                "the server did not answer in time", value=self.model,
+                remedy="Raise the timeout, or lower the capacity.",
+            )
+        except openai.APIConnectionError as error:
+            return ModelError(
+                f"cannot talk to the server ({self._clean(error.__cause__ or error)})",
+                value=self._place, remedy="Is it running, and is base_url right?",
+            )
+        except (openai.OpenAIError, ValueError) as error:
+            return ModelError(
+                f"the server's answer is not a chat completion ({self._clean(error)})",
+                value=self._place, remedy="Does base_url end where the API begins (often /v1)?",
+            )
+
+    def _refused(self, error: openai.APIStatusError) -> ModelError:
+        remedies = {
+            401: f"Set the environment variable {self._key_env} to a valid key.",
+            403: f"The key in {self._key_env} may not use this model.",
+            404: "Is the model's name right, and does base_url end where the API begins?",
+            429: "The limit outlasted the retries: lower the capacity, or raise max_retries.",
+        }
+        remedy = remedies.get(error.status_code, "")
+        if error.status_code >= 500:
+            remedy = "The failure outlasted the retries: see the server's log."
+        return ModelError(
+            f"the server answered {error.status_code} ({self._clean(error)})", value=self.model,
+            remedy=remedy,
+        )
+
+    @property
+    def _place(self) -> str:
+        """The URL without user, password and query."""
+        url = self._client.base_url
+        return f"{url.scheme}://{url.netloc.decode()}{url.path}"
+
+    def _clean(self, error: BaseException) -> str:
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        return text.replace(self._secret, "***") if self._secret else text
+
+
+def read_completion(made: object) -> Reply:
+    """The reply in a chat completion. Raises `ModelError` for anything else: the client does not
+    validate what a server sends."""
+    if not isinstance(made, ChatCompletion) or not isinstance(made.choices, list) or not made.choices:
+        raise ModelError("the server's answer has no choices", value=str(made)[:200])
+    choice = made.choices[0]
+    text = getattr(choice.message, "content", None)
+    cut = choice.finish_reason == "length"
+    if choice.finish_reason == "content_filter":
+        raise ModelError("the server's content filter withheld the reply")
+    if text is None and cut:
+        text = ""
+    if not isinstance(text, str) or len(text) > MAX_REPLY_CHARACTERS:
+        raise ModelError("the server's reply is not text", value=str(choice)[:200])
+    usage = made.usage
+    return Reply(
+        text=text, finish_reason="length" if cut else "stop",
+        prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
+        completion_tokens=getattr(usage, "completion_tokens", None) or 0,
+    )

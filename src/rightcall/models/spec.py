@@ -1,0 +1,152 @@
+"""Which model to open: a table in a config file, or one string.
+
+    "tiny:student"                      a shipped tiny model
+    "path/or/hub-id"                    a local model
+    "path/or/hub-id+path/to/adapter"    the same with a LoRA adapter
+    "http://localhost:8000/v1#name"     a model behind an OpenAI-compatible server
+    "openai#name"                       a model hosted by OpenAI
+    "gold"                              the player of gold chains (needs the problems)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from rightcall.chain import Frozen, Problem
+from rightcall.errors import ConfigError
+from rightcall.models import ChatModel
+
+TINY = "tiny:"
+"""Prefix of the shipped models' paths."""
+
+ONLY: dict[str, set[str]] = {
+    "local": {"adapter", "device", "dtype", "max_context", "threads", "quantization"},
+    "openai": {"base_url", "api_key_env", "timeout", "max_retries", "length_field", "extra"},
+    "gold": set(),
+}
+"""Settings that make sense for one kind of backend alone."""
+
+
+class ModelSpec(Frozen):
+    """A model in any role."""
+
+    kind: Literal["local", "openai", "gold"] = "local"
+    model: str = ""
+    """Folder, hub id or `tiny:name` (local); the name that the server knows (openai)."""
+    name: str | None = None
+    """What chains are labelled with; default: `model`, and the adapter."""
+    capacity: int = Field(64, ge=1)
+    """Chains in flight."""
+
+    adapter: str | None = None
+    """Folder or hub id of a LoRA adapter."""
+    device: str | None = None
+    """Default: CUDA where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Default: float32 on the CPU, else the checkpoint's."""
+    max_context: int | None = Field(None, ge=2)
+    """Tokens of prompt and reply; default: what the model was made for."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of torch on the CPU."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Load the weights in so many bits (needs bitsandbytes)."""
+
+    base_url: str | None = None
+    """Default: OpenAI's own."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; the key itself never stands in a file."""
+    timeout: float = Field(120.0, gt=0)
+    """Seconds without an answer before an attempt is given up."""
+    max_retries: int = Field(5, ge=0)
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of each request's body."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        if self.kind != "gold" and not self.model:
+            raise ValueError('a model needs a name: set model = "folder, hub id or name"')
+        for kind, fields in ONLY.items():
+            for field in sorted(fields) if kind != self.kind else ():
+                if getattr(self, field) != type(self).model_fields[field].get_default(
+                    call_default_factory=True
+                ):
+                    raise ValueError(f"{field} belongs to kind = {kind!r}, this is {self.kind!r}")
+        return self
+
+    @classmethod
+    def parse(cls, text: str, **settings: Any) -> ModelSpec:
+        """Read the one-string form (see the top of this file); `settings` are further fields.
+        Raises `ConfigError`."""
+        try:
+            return cls(**{**_shorthand(text.strip()), **settings})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            shown = ".".join(map(str, first["loc"]))
+            fault = "not a model" if not shown else f"{shown} is wrong"
+            raise ConfigError(fault, value=text, remedy=f"{first['msg']}.") from error
+
+    @property
+    def weights(self) -> str:
+        """The folder or hub id of a local model, `tiny:` resolved. Raises `ConfigError` for others."""
+        if self.kind != "local":
+            raise ConfigError(
+                "a model without weights here", value=self.model or self.kind,
+                remedy="Give a folder, a hub id, or tiny:student.",
+            )
+        if not self.model.startswith(TINY):
+            return self.model
+        from rightcall import tiny
+
+        return str(tiny.path(self.model.removeprefix(TINY)))
+
+
+def _shorthand(text: str) -> dict[str, Any]:
+    if text == "gold":
+        return {"kind": "gold"}
+    place, mark, name = text.partition("#")
+    if mark and name and place == "openai":
+        return {"kind": "openai", "model": name}
+    if place.startswith(("http://", "https://")):
+        if not name:
+            raise ConfigError(
+                "a server's URL needs a model's name", value=text, remedy=f"Write {text}#model-name."
+            )
+        return {"kind": "openai", "model": name, "base_url": place}
+    # A folder whose own name holds a plus sign is taken whole.
+    base, plus, adapter = text.rpartition("+")
+    if plus and base and adapter and not Path(text).exists():
+        return {"kind": "local", "model": base, "adapter": adapter}
+    return {"kind": "local", "model": text}
+
+
+def open_model(spec: ModelSpec | str, problems: Iterable[Problem] = ()) -> ChatModel:
+    """Open a backend. `problems` are what a gold player can play.
+
+    Raises `ConfigError` if it cannot be opened; a server is not contacted before the first request.
+    """
+    spec = ModelSpec.parse(spec) if isinstance(spec, str) else spec
+    if spec.kind == "gold":
+        from rightcall.models.scripted import GoldPlayer
+
+        return GoldPlayer(problems, name=spec.name or "gold", capacity=spec.capacity)
+    if spec.kind == "openai":
+        from rightcall.models.openai_compatible import OpenAICompatible
+
+        return OpenAICompatible(
+            spec.model, spec.base_url, api_key_env=spec.api_key_env, name=spec.name,
+            capacity=spec.capacity, timeout=spec.timeout, max_retries=spec.max_retries,
+            length_field=spec.length_field, extra=spec.extra,
+        )
+    from rightcall.models.local import LocalModel
+
+    label = spec.model if spec.adapter is None else f"{spec.model}+{spec.adapter}"
+    return LocalModel.load(
+        spec.weights, adapter=spec.adapter, name=spec.name or label, device=spec.device,
+        dtype=spec.dtype, capacity=spec.capacity, max_context=spec.max_context, threads=spec.threads,
+        quantization=spec.quantization,
+    )

@@ -1,0 +1,260 @@
+"""What the page shows: figures, tables and chains picked from `RunData`, then the template.
+
+Everything from a model or a file reaches the page through an autoescaping template; only the
+project's own style sheet, script and figures are inserted as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rightcall.chain import JSON, Chain, Outcome, Problem, Step, digest
+from rightcall.compare import Comparison, p_text
+from rightcall.report import plots
+from rightcall.report.data import QUESTIONS, RunData, TaskData
+
+EXAMPLES = 12
+MAX_CHARACTERS = 2_000
+"""Of one reply or observation; what is left out is said."""
+
+KINDS = {
+    "fixed": ("wrong before, right after", 6),
+    "broken": ("right before, wrong after", 3),
+    "mended": ("right both times, at first by a wrong process", 2),
+    "unsolved": ("wrong both times", 1),
+}
+"""Kind of example → what it means, and its share of twelve."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem with the chains of two models side by side."""
+
+    kind: str
+    problem_id: str
+    difficulty: int | None
+    question: str
+    gold: str
+    before: Chain
+    after: Chain
+
+    @property
+    def shared(self) -> int:
+        """Steps at the start that both chains have alike."""
+        both = zip(self.before.steps, self.after.steps, strict=False)
+        return next(
+            (i for i, (x, y) in enumerate(both) if x.reply != y.reply),
+            min(len(self.before.steps), len(self.after.steps)),
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The chains of a task that are shown, and out of how many."""
+
+    before: str
+    after: str
+    shown: tuple[Example, ...]
+    totals: Mapping[str, int]
+    """Kind → problems of that kind."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One task as the template takes it."""
+
+    data: TaskData
+    anchor: str
+    headline: Comparison | None
+    accuracy: Markup | None
+    by_difficulty: Markup | None
+    endings: Markup | None
+    failures: Markup | None
+    curves: Mapping[str, Markup]
+    ending_counts: Mapping[str, Mapping[str, int]]
+    examples: Examples | None
+    prompt: str
+    """The system prompt the models got."""
+
+
+def write_report(run: RunData, path: str | Path, *, title: str = "", examples: int = EXAMPLES) -> Path:
+    """Write the page to `path`; `examples` chains are shown side by side for each task."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_report(run, title=title, examples=examples), encoding="utf-8")
+    return path
+
+
+def render_report(run: RunData, *, title: str = "", examples: int = EXAMPLES) -> str:
+    """The page as text. The same run gives the same bytes."""
+    folder = files("rightcall.report")
+    script = folder.joinpath("page.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(str(folder)), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "pct": lambda x: f"{x:.1%}", "points": points, "p": p_text,
+        "bounded": bounded, "visible": visible, "words": lambda s: str(s).replace("_", " "),
+        "read_as": read_as,
+    }  # fmt: skip
+    return environment.get_template("page.html.jinja").render(
+        run=run,
+        title=title or run.name,
+        tasks=[_view(task, index, examples) for index, task in enumerate(run.tasks)],
+        style=Markup(folder.joinpath("page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        kinds={kind: text for kind, (text, _) in KINDS.items()},
+        ending_names=plots.ENDINGS,
+        colour=plots.colour,
+        flattened=flattened,
+        axis=axis,
+    )
+
+
+def _view(task: TaskData, index: int, examples: int) -> View:
+    anchor = f"task-{index}"
+    made = {r: e for r, e in task.evaluations.items() if e.scores}
+    counts = {r: _ending_counts(task.chains[r]) for r in made}
+    shares = {r: {k: n / max(1, c.total()) for k, n in c.items()} for r, c in counts.items()}
+    top = next(iter(made.values())).headline if made else ""
+    asked = [c for a, b in QUESTIONS for c in task.comparisons if (c.a, c.b) == (a, b)]
+    some = next((c for chains in task.chains.values() for c in chains.values()), None)
+    figure = Markup
+    failing = {r: e for r, e in made.items() if r in ("base", "tuned")} or made
+    curves = {s: plots.curves(f"{anchor}-{s}", rows) for s, rows in task.metrics.items()}
+    return View(
+        data=task,
+        anchor=anchor,
+        headline=asked[0] if asked else None,
+        accuracy=figure(plots.accuracy(f"{anchor}-accuracy", made)) if made else None,
+        by_difficulty=figure(plots.by_difficulty(f"{anchor}-difficulty", made, top)) if made else None,
+        endings=figure(plots.endings(f"{anchor}-endings", shares)) if made else None,
+        failures=figure(plots.failures(f"{anchor}-failures", failing))
+        if any(e.failures for e in failing.values()) else None,
+        curves={s: figure(svg) for s, svg in curves.items() if svg},
+        ending_counts=counts,
+        examples=pick(task, examples),
+        prompt=some.prompt[0]["content"] if some and some.prompt[0]["role"] == "system" else "",
+    )  # fmt: skip
+
+
+def _ending_counts(chains: Mapping[str, Chain]) -> Counter[str]:
+    return Counter(plots.ending(c) for c in chains.values() if c.outcome is not Outcome.ERRORED)
+
+
+# --- chains side by side --------------------------------------------------------------------------
+
+
+def pick(task: TaskData, count: int) -> Examples | None:
+    """Examples of each kind, by the hash of the problem id: reproducible, and by nobody's taste.
+
+    The models are those of the first question of `QUESTIONS` that the run can answer.
+    """
+    roles = next(((a, b) for a, b in QUESTIONS if {a, b} <= task.chains.keys()), None)
+    if roles is None or count < 1:
+        return None
+    before, after = (task.chains[role] for role in roles)
+    found: dict[str, list[Example]] = {kind: [] for kind in KINDS}
+    for problem_id in sorted(before.keys() & after.keys(), key=digest):
+        kind = _kind(before[problem_id], after[problem_id])
+        if kind is not None:
+            found[kind].append(_example(task, kind, before[problem_id], after[problem_id]))
+    quota = {kind: max(1, round(share * count / 12)) for kind, (_, share) in KINDS.items()}
+    shown = [example for kind in KINDS for example in found[kind][: quota[kind]]]
+    return Examples(*roles, tuple(shown[:count]), {kind: len(found[kind]) for kind in KINDS})
+
+
+def _kind(before: Chain, after: Chain) -> str | None:
+    if Outcome.ERRORED in (before.outcome, after.outcome):
+        return None
+    right = before.outcome is Outcome.CORRECT, after.outcome is Outcome.CORRECT
+    if right == (True, True):
+        mended = not before.right_for_the_right_reason and after.right_for_the_right_reason
+        return "mended" if mended else None
+    return {(False, True): "fixed", (True, False): "broken"}.get(right, "unsolved")
+
+
+def _example(task: TaskData, kind: str, before: Chain, after: Chain) -> Example:
+    problem: Problem | None = task.problems.get(before.problem_id)
+    return Example(
+        kind=kind,
+        problem_id=before.problem_id,
+        difficulty=before.difficulty,
+        question=task.question(before.problem_id),
+        gold=problem.answer if problem else "",
+        before=before,
+        after=after,
+    )
+
+
+# --- text for the template ------------------------------------------------------------------------
+
+_CONTROL = {c: chr(0x2400 + c) for c in range(32) if chr(c) not in "\n\t"} | {127: "␡"}
+_BIDI = {c: f"⟨U+{c:04X}⟩" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)}
+
+
+def visible(text: str) -> str:
+    """Control characters and direction marks made visible: a reply must not rearrange the page."""
+    return text.translate(_CONTROL | _BIDI)
+
+
+def bounded(text: str, most: int = MAX_CHARACTERS) -> str:
+    """Text for the page, cut visibly where it is too long."""
+    cut = len(text) - most
+    return visible(text) if cut <= 0 else f"{visible(text[:most])}… [{cut} characters not shown]"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with a real minus sign."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def read_as(step: Step) -> str:
+    """The call that was read from a reply, where the reply is more than that call."""
+    if step.call is None:
+        return ""
+    text = str(step.call)
+    plain = re.sub(r"\s|['\"]", "", step.reply)
+    return "" if re.sub(r"\s|['\"]", "", text) == plain else text
+
+
+def flattened(table: Mapping[str, JSON], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values of nested tables, as rows; what is empty is left out."""
+    for key, value in table.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{name} · ")
+        elif isinstance(value, float):
+            yield name, f"{value:.4g}"
+        elif value is not None:
+            yield name, str(value)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A drawing 120 units wide that holds zero and all intervals of some comparisons."""
+
+    low: float
+    high: float
+
+    def x(self, value: float) -> str:
+        """Where a difference lies, in drawing units."""
+        return f"{4 + 112 * (value - self.low) / (self.high - self.low):.1f}"
+
+
+def axis(comparisons: Sequence[Comparison]) -> Axis:
+    """The axis on which the differences of some comparisons are drawn."""
+    results = [d for c in comparisons for d in c.results.values()]
+    return Axis(min(-0.02, *(d.low for d in results)), max(0.02, *(d.high for d in results)))

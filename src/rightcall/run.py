@@ -1,0 +1,380 @@
+"""A whole run: every stage of every task, from one config to the report.
+
+    runs/NAME/config.toml                    the resolved config
+    runs/NAME/TASK/problems.{train,validation,test}.jsonl
+    runs/NAME/TASK/chains/{teacher,student}.jsonl
+    runs/NAME/TASK/pairs.jsonl, pairs.json   the pairs and their statistics
+    runs/NAME/TASK/train/{sft,dpo}/          the model or adapter, checkpoints/, metrics.jsonl
+    runs/NAME/TASK/selection/, selection.json   validation chains; the checkpoints that were kept
+    runs/NAME/TASK/eval/{base,teacher,control,tuned}.jsonl and .samples.jsonl
+    runs/NAME/TASK/comparison.json           paired, Holm-adjusted across the tasks
+    runs/NAME/TASK/stages.jsonl              the stages that are done, with their seconds
+    runs/NAME/report.html
+
+A stage reads files and writes files; its line in `stages.jsonl` comes last. Called again, a run
+skips the stages that have their line and calls the others again: collecting, training and
+evaluating continue where they were cut, the rest is redone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+from rightcall import terminal
+from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem
+from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
+from rightcall.errors import ConfigError, DataError
+from rightcall.evaluate import Selection, evaluate, samples_path, select
+from rightcall.files import read_lines, write_whole
+from rightcall.models import Sampling
+from rightcall.models.spec import ModelSpec, open_model
+from rightcall.pairs import check_leaks, make_pairs, pair_statistics, read_pairs, write_pairs
+from rightcall.report import RunData, load_run, write_report
+from rightcall.report.data import ROLES
+from rightcall.rollout import Budget, Setting, collect, finished
+from rightcall.task import SPLITS, Task, load_task
+from rightcall.train.trainer import TrainConfig, train
+
+
+class StageDone(Frozen):
+    """A line of `stages.jsonl`."""
+
+    stage: str
+    seconds: float
+    """Of the call that finished it; earlier, interrupted calls are not counted."""
+    summary: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """One task of a run: its settings, and where its files are."""
+
+    settings: TaskRun
+    task: Task
+    seed: int
+    folder: Path
+
+    def problems(self, split: str) -> list[Problem]:
+        """The run's problems of a split, as the first stage wrote them."""
+        return list(read_lines(self.folder / f"problems.{split}.jsonl", Problem))
+
+    def chains(self, role: str) -> Path:
+        return self.folder / "chains" / f"{role}.jsonl"
+
+    @property
+    def pairs(self) -> Path:
+        return self.folder / "pairs.jsonl"
+
+    def training(self, method: str) -> Path:
+        return self.folder / "train" / method
+
+    def evaluation(self, role: str) -> Path:
+        return self.folder / "eval" / f"{role}.jsonl"
+
+    def selections(self) -> dict[str, Selection]:
+        """Training method → the checkpoint that was chosen."""
+        path = self.folder / "selection.json"
+        table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {name: Selection.model_validate_json(json.dumps(made)) for name, made in table.items()}
+
+    def candidates(self, method: str) -> dict[str, Path]:
+        """Checkpoint name → its folder, oldest first; `final` is the end of training."""
+        folder = self.training(method)
+        steps = sorted(int(p.name.rpartition("-")[2]) for p in folder.glob("checkpoints/checkpoint-*"))
+        last = json.loads((folder / "train.json").read_text(encoding="utf-8"))["result"]["steps"]
+        earlier = {f"checkpoint-{n}": folder / "checkpoints" / f"checkpoint-{n}" for n in steps}
+        earlier.pop(f"checkpoint-{last}", None)  # the same weights as the final ones
+        return {**earlier, "final": folder}
+
+    def kept(self, method: str) -> Path:
+        """Folder of the checkpoint that was chosen."""
+        return self.candidates(method)[self.selections()[method].best]
+
+    def model(self, role: str) -> ModelSpec:
+        """Who plays a role of the evaluation."""
+        models = self.settings.models
+        if role == "teacher":
+            return models.teacher
+        if role == "base":
+            return models.student
+        return tuned(models.student, self.kept({"control": "sft", "tuned": "dpo"}[role]))
+
+    def setting(
+        self, source: str, sampling: Sampling = Sampling(), budget: Budget = Budget()
+    ) -> Setting:
+        functions = self.task.function_set(self.settings.functions)
+        return Setting(self.task, functions, source, sampling, budget, self.seed)
+
+    def done(self) -> dict[str, StageDone]:
+        return {line.stage: line for line in read_lines(self.folder / "stages.jsonl", StageDone)}
+
+    def mark(self, line: StageDone) -> None:
+        lines = [*self.done().values(), line]
+        write_whole(self.folder / "stages.jsonl", "".join(f"{x.model_dump_json()}\n" for x in lines))
+
+
+# --- the stages: each reads files, writes files, and says in a line what came out ----------------
+
+
+def write_problems(place: Place) -> str:
+    """The problems of every split, once for all later stages."""
+    counts = place.settings.problems
+    for split in SPLITS:
+        wanted = getattr(counts, split)
+        problems = list(place.task.problems(split, wanted, place.seed))
+        if not problems:
+            raise DataError(f"task {place.task.name} has no problems in its {split} split")
+        lines = (problem.model_dump_json() for problem in problems)
+        write_whole(place.folder / f"problems.{split}.jsonl", "".join(f"{line}\n" for line in lines))
+    checked = check_leaks(
+        [*place.problems("train"), *place.problems("validation")], place.problems("test")
+    )
+    return f"{checked} problems to learn from, none of them among {len(place.problems('test'))} tests"
+
+
+def collect_role(role: str) -> Callable[[Place], str]:
+    """The stage that collects a role's chains on the training problems."""
+
+    def stage(place: Place) -> str:
+        settings: Collect = getattr(place.settings.collect, role)
+        if not settings.samples:
+            return "left out"
+        problems = place.problems("train")[: settings.problems]
+        setting = place.setting(role, settings.sampling, settings.budget)
+        path = place.chains(role)
+        with open_model(getattr(place.settings.models, role), problems) as model:
+            had = finished(setting, model.name, problems, settings.samples, path)
+            with terminal.progress(role, len(problems) * settings.samples, had) as on_chain:
+                for _ in range(2):  # the second time redoes errored chains, and nothing else
+                    store = collect(setting, model, problems, settings.samples, path, on_chain)
+        _check_errored(list(store.latest()), place.settings.tolerate_errored)
+        return _outcomes(store.latest())
+
+    return stage
+
+
+def _check_errored(chains: Sequence[Chain], tolerated: float) -> None:
+    errored = [chain for chain in chains if chain.outcome is Outcome.ERRORED]
+    if len(errored) > tolerated * len(chains):
+        raise DataError(
+            f"{len(errored)} of {len(chains)} chains errored",
+            value=errored[0].error,
+            remedy="Run again: they are redone.",
+        )
+
+
+def pair(place: Place) -> str:
+    """Preference pairs of both roles' chains, checked against the test problems."""
+    dropped: Counter[str] = Counter()
+    chains = (c for role in ("teacher", "student") for c in ChainStore(place.chains(role)).latest())
+    made = write_pairs(make_pairs(chains, place.settings.pairs, dropped), place.pairs)
+    check_leaks(read_pairs(place.pairs), place.problems("test"))
+    statistics = pair_statistics(read_pairs(place.pairs), dropped)
+    write_whole(place.folder / "pairs.json", statistics.model_dump_json(indent=2))
+    if not made:
+        raise DataError(
+            "the chains made no pair",
+            value=dict(dropped),
+            remedy="Collect more samples per problem, or at a higher temperature.",
+        )
+    return f"{made} pairs of {statistics.problems} problems"
+
+
+def tune(method: str) -> Callable[[Place], str]:
+    """The stage that trains the control (`sft`) or the tuned model (`dpo`)."""
+
+    def stage(place: Place) -> str:
+        config: TrainConfig = getattr(place.settings.train, method)
+        student = place.settings.models.student
+        if method == "dpo" and place.settings.train.dpo_from == "sft":
+            student = tuned(student, place.kept("sft"))
+        with terminal.training(method) as on_log:
+            result = train(
+                config,
+                student.weights,
+                place.pairs,
+                place.training(method),
+                adapter=student.adapter,
+                on_log=on_log,
+            )
+        left_out = f", {len(result.too_long)} too long" if result.too_long else ""
+        return f"{result.steps} steps on {result.rows} rows{left_out}"
+
+    return stage
+
+
+def choose(method: str) -> Callable[[Place], str]:
+    """The stage that keeps the checkpoint with the best rollouts on the validation problems."""
+
+    def stage(place: Place) -> str:
+        student = place.settings.models.student
+        problems = place.problems("validation")
+        candidates = {
+            name: partial(open_model, tuned(student, folder))
+            for name, folder in place.candidates(method).items()
+        }
+        wanted = place.settings.evaluate
+        setting = place.setting(
+            method,
+            Sampling(max_tokens=wanted.max_tokens),
+            Budget(steps=max(wanted.budgets), tokens=wanted.tokens),
+        )
+        with terminal.progress(f"choose {method}", len(candidates) * len(problems)) as on_chain:
+            folder = place.folder / "selection" / method
+            selection = select(candidates, setting, problems, folder, on_chain)
+        table = {name: s.model_dump(mode="json") for name, s in place.selections().items()}
+        table[method] = selection.model_dump(mode="json")
+        write_whole(place.folder / "selection.json", json.dumps(table, indent=2))
+        kept = next(c for c in selection.candidates if c.name == selection.best)
+        return f"{selection.best} of {len(candidates)}, {kept.right_reason} on validation"
+
+    return stage
+
+
+def measure(role: str) -> Callable[[Place], str]:
+    """The stage that evaluates a role on the test problems."""
+
+    def stage(place: Place) -> str:
+        wanted = place.settings.evaluate
+        problems = place.problems("test")
+        path = place.evaluation(role)
+        with (
+            open_model(place.model(role), problems) as model,
+            terminal.progress(role, len(problems) * (1 + wanted.samples)) as on_chain,
+        ):
+            for _ in range(2):  # the second time redoes errored chains, and nothing else
+                result = evaluate(place.setting(role), model, problems, path, wanted, on_chain)
+        for file in (path, samples_path(path)):
+            _check_errored(list(ChainStore(file).latest()), place.settings.tolerate_errored)
+        return f"{result.accuracy[result.headline]} on {len(result.scores)} test problems"
+
+    return stage
+
+
+STAGES: dict[str, Callable[[Place], str]] = {
+    "problems": write_problems,
+    "collect teacher": collect_role("teacher"),
+    "collect student": collect_role("student"),
+    "pairs": pair,
+    "train sft": tune("sft"),
+    "choose sft": choose("sft"),
+    "train dpo": tune("dpo"),
+    "choose dpo": choose("dpo"),
+    **{f"evaluate {role}": measure(role) for role in ROLES},
+}
+"""The stages of a task, in order; then all tasks are compared and the report is written."""
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run gave."""
+
+    folder: Path
+    report: Path
+    data: RunData
+    """Evaluations and comparisons of every task."""
+    seconds: dict[str, dict[str, float]]
+    """Task → stage → seconds."""
+
+
+def run_all(config: RunConfig, root: str | Path = "runs", *, fresh: bool = False) -> RunResult:
+    """Run what is not done yet of every stage of every task, then compare and report.
+
+    The run's folder is `root/NAME`. Raises `ConfigError` if it holds another run, unless `fresh`,
+    which moves it aside first; `DataError` if another process is at work in it.
+    """
+    folder = Path(root) / config.name
+    tasks = {name: load_task(place.task, **place.options) for name, place in config.tasks.items()}
+    if fresh:
+        _set_aside(folder)
+    with _claimed(folder, config):
+        places = [
+            Place(config.tasks[name], task, config.seed, folder / name) for name, task in tasks.items()
+        ]
+        for place in places:
+            _run_task(place)
+        data = load_run(folder)
+        for task_data in data.tasks:
+            compared = [c.model_dump(mode="json") for c in task_data.comparisons]
+            write_whole(folder / task_data.name / "comparison.json", json.dumps(compared, indent=2))
+        page = folder / "report.html"
+        write_report(data, page, title=config.report.title, examples=config.report.examples)
+    return RunResult(
+        folder=folder,
+        report=page,
+        data=data,
+        seconds={p.folder.name: {s: line.seconds for s, line in p.done().items()} for p in places},
+    )
+
+
+def _run_task(place: Place) -> None:
+    place.folder.mkdir(parents=True, exist_ok=True)
+    done = place.done()
+    for number, (name, stage) in enumerate(STAGES.items(), 1):
+        head = f"{place.folder.name} {number:>2}/{len(STAGES)} {name:<17}"
+        if name in done:
+            terminal.say(f"{head} done before: {done[name].summary}", quiet=True)
+            continue
+        terminal.say(f"{head} ...")
+        started = time.monotonic()
+        summary = stage(place)
+        line = StageDone(stage=name, seconds=round(time.monotonic() - started, 2), summary=summary)
+        place.mark(line)
+        terminal.say(f"{head} {summary} ({line.seconds:.1f} s)")
+
+
+@contextmanager
+def _claimed(folder: Path, config: RunConfig) -> Iterator[None]:
+    """The run's folder for this process alone, holding this config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError("another process is at work in this run", value=str(folder)) from error
+        _keep_config(folder / "config.toml", config)
+        yield
+
+
+def _keep_config(path: Path, config: RunConfig) -> None:
+    if path.exists():
+        differing = differing_keys(load_config(path), config)
+        if differing:
+            shown = ", ".join(differing[:8]) + (" and more" if len(differing) > 8 else "")
+            raise ConfigError(
+                f"{path.parent} holds a run with other settings",
+                value=shown,
+                remedy="Set them back, choose another name, or begin anew with --fresh.",
+            )
+    write_whole(path, dump_config(config))
+
+
+def _set_aside(folder: Path) -> None:
+    """Move a run's folder to the first free `NAME.N` beside it."""
+    if folder.exists():
+        number = next(n for n in count(1) if not folder.with_name(f"{folder.name}.{n}").exists())
+        folder.rename(folder.with_name(f"{folder.name}.{number}"))
+
+
+def tuned(student: ModelSpec, folder: Path) -> ModelSpec:
+    """The student with what a training left in `folder`: an adapter over it, or full weights."""
+    if (folder / "adapter_config.json").exists():
+        return student.model_copy(update={"adapter": str(folder), "name": None})
+    return student.model_copy(update={"model": str(folder), "adapter": None, "name": None})
+
+
+def _outcomes(chains: Iterable[Chain]) -> str:
+    counts = Counter(chain.outcome for chain in chains)
+    return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)

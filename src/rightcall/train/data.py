@@ -1,0 +1,299 @@
+"""Files of pairs or conversations → token rows → micro-batches → tensors.
+
+A row is refused rather than mended: a prompt that is not a token prefix of its completion, a side
+without a trained token, or a length beyond the limit never becomes a silently cut or empty example.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from rightcall.chain import Message
+from rightcall.errors import ConfigError, DataError, RenderingError
+from rightcall.pairs import TurnIds
+from rightcall.rendering import Rendered, Renderer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Method = Literal["dpo", "sft"]
+
+_WINDOW = 8
+"""Rows of this many optimiser steps are sorted by length together: little padding, fresh order."""
+
+
+class Record(BaseModel):
+    """What training reads of a line: a pair, `prompt` + `completion`, or whole `messages`. Other
+    columns are for people."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    messages: tuple[Message, ...] = ()
+    prompt: tuple[Message, ...] = ()
+    completion: tuple[Message, ...] = ()
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    prompt_ids: TurnIds = ()
+    """Sampled ids of each assistant turn, where known: tokens are then trained as they were said."""
+    chosen_ids: TurnIds = ()
+    rejected_ids: TurnIds = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: object) -> object:
+        """Columns that a table library filled with null are columns that are not there."""
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def sides(self, method: Method) -> tuple[Side, ...]:
+        """The conversations to train on: chosen and rejected, or the one that SFT imitates."""
+        prompt, wanted = self.prompt, self.chosen or self.completion
+        if self.messages and not wanted:
+            first = next(
+                (i for i, m in enumerate(self.messages) if m["role"] == "assistant"), len(self.messages)
+            )
+            prompt, wanted = self.messages[:first], self.messages[first:]
+        preferred = Side(prompt, wanted, self.prompt_ids, self.chosen_ids)
+        if method == "sft":
+            return (preferred,)
+        return (preferred, Side(prompt, self.rejected, self.prompt_ids, self.rejected_ids))
+
+
+@dataclass(frozen=True)
+class Side:
+    """A prompt and one completion of it."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    prompt_ids: TurnIds = ()
+    completion_ids: TurnIds = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One unit of training: a pair, or a single conversation for SFT."""
+
+    name: str
+    """Where it comes from, for messages to people: `pairs.jsonl, line 3`."""
+    chosen: Rendered
+    rejected: Rendered | None = None
+
+    @property
+    def sequences(self) -> tuple[Rendered, ...]:
+        return (self.chosen,) if self.rejected is None else (self.chosen, self.rejected)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer side."""
+        return max(len(sequence.ids) for sequence in self.sequences)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a file gave."""
+
+    rows: tuple[Row, ...]
+    too_long: tuple[str, ...] = ()
+    """Names of the rows that were left out because they exceed the length limit."""
+    repeated: int = 0
+    """Rows left out because the same tokens came before (SFT: one chain is chosen in many pairs)."""
+
+
+def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
+    """The lines of a JSONL file with their names. Raises `DataError` on a line that is no record."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("there is no such training file", value=str(path))
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            name = f"{path.name}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                yield name, Record.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(map(str, first["loc"]))
+                raise DataError(
+                    f"{name}, is not a training row", value=f"{place}: {first['msg']}",
+                    remedy="A row has `prompt`, `chosen` and `rejected` (lists of messages), or for "
+                    "SFT also `prompt` and `completion`, or `messages`.",
+                ) from error
+
+
+def render_side(renderer: Renderer, side: Side, *, mask_observations: bool, name: str) -> Rendered:
+    """Tokens of prompt and completion; trained are the model's words in the completion.
+
+    With `mask_observations` false everything after the prompt is trained, observations and the
+    template's own marks included. Raises `RenderingError` if the prompt is not a token prefix of
+    the whole, or if nothing would be trained.
+    """
+    earlier = sum(m["role"] == "assistant" for m in side.prompt)
+    ids = (*side.prompt_ids, *[None] * (earlier - len(side.prompt_ids)))
+    prompt = renderer.render(side.prompt, ids, reply_next=True)
+    whole = renderer.render((*side.prompt, *side.completion), (*ids, *side.completion_ids))
+    start = len(prompt.ids)
+    if whole.ids[:start] != prompt.ids:
+        raise RenderingError(
+            f"{name}: the prompt is not a token prefix of its completion",
+            value=renderer.tokenizer.decode(prompt.ids[-12:]),
+            remedy="A completion begins with an assistant turn; the template may only append.",
+        )
+    words = whole.trained[start:] if mask_observations else (True,) * (len(whole.ids) - start)
+    if not any(words):
+        raise RenderingError(
+            f"{name}: no token of this row would be trained", value=side.completion,
+            remedy="A completion needs at least one assistant turn.",
+        )
+    return Rendered(whole.ids, (False,) * start + words)
+
+
+def load_rows(
+    path: str | Path, renderer: Renderer, *, method: Method, max_length: int,
+    mask_observations: bool = True, too_long: Literal["refuse", "drop"] = "refuse",
+) -> Rows:
+    """The rows of a file, in its order, as tokens and train masks.
+
+    A row longer than `max_length` tokens on either side is refused or dropped and named, never cut.
+    SFT takes each conversation once.
+    """
+    rows: list[Row] = []
+    left_out: list[str] = []
+    seen: set[Rendered] = set()
+    repeated = 0
+    for name, record in read_records(path):
+        row = Row(name, *(
+            render_side(renderer, side, mask_observations=mask_observations, name=name)
+            for side in record.sides(method)
+        ))
+        if row.length > max_length:
+            left_out.append(name)
+        elif method == "sft" and row.chosen in seen:
+            repeated += 1
+        else:
+            rows.append(row)
+            seen.add(row.chosen)
+    if left_out and too_long == "refuse":
+        raise DataError(
+            f"{len(left_out)} of {len(left_out) + len(rows) + repeated} rows are longer than "
+            f"{max_length} tokens",
+            value=left_out[:3],
+            remedy='Raise max_length, shorten the chains, or set too_long="drop" to leave them out.',
+        )
+    if not rows:
+        raise DataError("there is nothing to train on", value=str(path))
+    return Rows(tuple(rows), tuple(left_out), repeated)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that go through the model together, and what their optimiser step holds in all: losses
+    are divided by the step's totals, so that every pair weighs the same whatever the batching."""
+
+    rows: tuple[int, ...]
+    step_rows: int
+    step_tokens: int
+    """Trained tokens on the chosen side of the whole optimiser step."""
+
+
+def plan(
+    rows: Sequence[Row], *, batch_size: int, per_step: int, epochs: int, seed: int,
+    max_steps: int | None = None,
+) -> list[MicroBatch]:
+    """The whole training as a list: `per_step` micro-batches of at most `batch_size` rows for each
+    optimiser step, every row once an epoch, similar lengths together, sizes as even as can be.
+
+    The same arguments give the same list, so resuming is skipping.
+    """
+    if len(rows) < per_step:
+        raise ConfigError(
+            "there are fewer rows than micro-batches in one optimiser step",
+            value=f"{len(rows)} rows, {per_step} micro-batches", remedy="Lower `accumulation`.",
+        )
+    generator = random.Random(f"plan/{seed}")
+    made: list[MicroBatch] = []
+    for _ in range(epochs):
+        batches = _epoch([row.length for row in rows], batch_size, per_step, generator)
+        for first in range(0, len(batches), per_step):
+            step = batches[first : first + per_step]
+            inside = [i for batch in step for i in batch]
+            tokens = sum(sum(rows[i].chosen.trained) for i in inside)
+            made += [MicroBatch(tuple(batch), len(inside), tokens) for batch in step]
+    return made if max_steps is None else made[: max_steps * per_step]
+
+
+def _epoch(
+    lengths: Sequence[int], batch_size: int, per_step: int, generator: random.Random
+) -> list[list[int]]:
+    count = len(lengths)
+    steps = min(-(-count // (batch_size * per_step)), count // per_step)
+    batches = steps * per_step
+    order = generator.sample(range(count), count)
+    window = _WINDOW * batch_size * per_step
+    for first in range(0, count, window):
+        order[first : first + window] = sorted(order[first : first + window], key=lengths.__getitem__)
+    cuts = [count * i // batches for i in range(batches + 1)]
+    made = [order[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    generator.shuffle(made)
+    return made
+
+
+class Batch(TypedDict):
+    """Sequences side by side, padded on the right, and the positions that are scored."""
+
+    input_ids: Tensor
+    """[sequences, length]"""
+    owner: Tensor
+    """[trained tokens]: the sequence of each trained token."""
+    predictor: Tensor
+    """[trained tokens]: the position before it, whose hidden state predicts it."""
+    target: Tensor
+    """[trained tokens]: its id."""
+    chosen: Tensor
+    """[rows]: which sequences are chosen."""
+    rejected: Tensor
+    """[rows], or [0] for SFT: which sequences are rejected."""
+    rows: Tensor
+    """[rows]: indices of the rows, as the reference is looked up by."""
+    shared: int
+    """Length of the prefix that all sequences share, short of the first predictor."""
+    tokens: int
+    """Tokens of the sequences without padding."""
+
+
+def collate(rows: Sequence[Row], indices: Sequence[int], pad: int = 0) -> Batch:
+    """Tensors of the rows at `indices`: first all chosen, then all rejected sequences."""
+    import torch
+
+    picked = [rows[i] for i in indices]
+    sequences = [row.chosen for row in picked] + [r.rejected for r in picked if r.rejected is not None]
+    longest = max(len(s.ids) for s in sequences)
+    ids = torch.full((len(sequences), longest), pad, dtype=torch.long)
+    for line, sequence in enumerate(sequences):
+        ids[line, : len(sequence.ids)] = torch.tensor(sequence.ids)
+    places = [(line, t) for line, s in enumerate(sequences) for t, on in enumerate(s.trained) if on]
+    owner, position = torch.tensor(places).unbind(-1)
+    return Batch(
+        input_ids=ids, owner=owner, predictor=position - 1, target=ids[owner, position],
+        chosen=torch.arange(len(picked)), rejected=torch.arange(len(picked), len(sequences)),
+        rows=torch.tensor(list(indices)), shared=_shared(sequences),
+        tokens=sum(len(s.ids) for s in sequences),
+    )
+
+
+def _shared(sequences: Sequence[Rendered]) -> int:
+    first_predictor = min(s.trained.index(True) for s in sequences) - 1
+    ids = [s.ids for s in sequences]
+    low, high = min(ids), max(ids)  # what the smallest and the largest share, all share
+    same: Iterable[bool] = (a == b for a, b in zip(low, high, strict=False))
+    length = next((i for i, equal in enumerate(same) if not equal), min(len(low), len(high)))
+    return min(length, first_predictor)
+
+

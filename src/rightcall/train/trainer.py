@@ -1,0 +1,149 @@
+"""Training as a stage: a file of pairs or conversations and a model in, a tuned model out.
+
+The output folder holds the final model or adapter with its tokenizer (safetensors), `train.json`
+(settings, identity of the inputs, result), `metrics.jsonl`, `reference.safetensors` (DPO),
+`log/` for TensorBoard and `checkpoints/`. Nothing heavy is imported until `train` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rightcall.chain import Frozen
+from rightcall.errors import ConfigError
+
+OnLog = Callable[[int, int, dict[str, float]], None]
+"""Called with (step, steps in all, metrics) whenever metrics are logged."""
+
+
+class Lora(Frozen):
+    """Low-rank adaptation (Hu et al., 2021, arXiv 2106.09685), by peft."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """Scale: updates are multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | tuple[str, ...] = "all-linear"
+    """Names of the adapted modules; "all-linear" is every linear layer but the head."""
+
+
+class TrainConfig(Frozen):
+    """How a model is tuned. The defaults are for LoRA DPO on a few hundred pairs."""
+
+    method: Literal["dpo", "sft"] = "dpo"
+    """`sft` imitates the chosen side (or `completion`, or `messages`) and ignores the rejected."""
+    loss: Literal["sigmoid"] = "sigmoid"
+    """Name in `rightcall.train.dpo.LOSSES`; not used by SFT."""
+    beta: float = Field(0.1, gt=0)
+    """How strongly the policy is held to the reference."""
+    length_normalised: bool = False
+    """Log ratios per trained token rather than per completion; β then wants to be larger."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the mean negative log-likelihood of the chosen tokens, added to the DPO loss."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak; if not given 2e-4 with LoRA, 2e-5 for full weights."""
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    epochs: int = Field(1, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many optimiser steps, if that is sooner."""
+    batch_size: int = Field(8, ge=1)
+    """Rows (pairs or conversations) that go through the model together, on each device."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches in an optimiser step."""
+
+    max_length: int | None = Field(None, ge=2)
+    """Tokens of a row's longer side; if not given, what the model takes. Rows are never cut."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """Stop on rows that are too long, or leave them out and say which."""
+    mask_observations: bool = True
+    """Train the model's own words only. False trains observations too: for comparisons."""
+
+    tune: Literal["lora", "full"] = "lora"
+    lora: Lora = Lora()
+    quantize: Literal["none", "4bit"] = "none"
+    """`4bit`: frozen NF4 weights under the adapter (QLoRA, arXiv 2305.14314), by bitsandbytes."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the computation: auto is bfloat16 on CUDA and float32 on CPU. Trained weights and the loss
+    stay in float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    share_prefix: bool = True
+    """Compute the tokens that all sequences of a micro-batch begin with once; the same result."""
+
+    save_every: int | None = Field(None, ge=1)
+    """Optimiser steps between checkpoints, from which a killed run resumes and among which the
+    best is chosen by rollouts; if not given, four in a run."""
+    keep: int | None = Field(None, ge=1)
+    """Checkpoints kept; all of them if not given."""
+    log_every: int = Field(5, ge=1)
+    """Optimiser steps between lines of metrics."""
+    wandb: bool = False
+    """Log to Weights & Biases as well, where it is installed."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.quantize == "4bit" and self.tune == "full":
+            raise ConfigError(
+                "quantised weights cannot be trained", value="quantize=4bit, tune=full",
+                remedy='Set tune="lora": the adapter is trained and the weights stay frozen.',
+            )
+        return self
+
+    @property
+    def peak_learning_rate(self) -> float:
+        return self.learning_rate or (2e-4 if self.tune == "lora" else 2e-5)
+
+
+class TrainResult(Frozen):
+    """What a training gave."""
+
+    output: Path
+    """Folder of the final model (full weights) or adapter (LoRA), with its tokenizer."""
+    checkpoints: tuple[Path, ...]
+    """Folders of the same kind from earlier steps, oldest first: candidates for selection."""
+    steps: int
+    rows: int
+    """Pairs or conversations trained on."""
+    too_long: tuple[str, ...] = ()
+    """Rows that were left out because of their length."""
+    trained_parameters: int
+    tokens: int
+    """Raw tokens gone through in this process, padding not counted."""
+    seconds: float
+    """Of the training loop in this process."""
+    reference_seconds: float = 0.0
+    """Of the pass that computed the reference log-probabilities."""
+    metrics: dict[str, float]
+    """The last line logged."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def train(
+    config: TrainConfig, model: str | Path, data: str | Path, output: str | Path, *,
+    adapter: str | Path | None = None, resume: bool = True, on_log: OnLog | None = None,
+) -> TrainResult:
+    """Tune `model` (hub id or folder) on `data` (JSONL) and write the result to `output`.
+
+    `adapter` is a LoRA adapter to start from: it is trained further, or merged before full weights
+    are trained. The DPO reference is the model as it stands when training starts, adapter included.
+    With `resume`, a run that was killed goes on from its last checkpoint and ends with the same
+    weights, and a finished run is not repeated; an output folder of another training is refused
+    (`DataError`). Raises `ConfigError`, `DataError` and `RenderingError` before training starts.
+    """
+    from rightcall.train.loop import run
+
+    return run(config, str(model), Path(data), Path(output), adapter, resume, on_log)

@@ -1,0 +1,177 @@
+"""Checking a task: what is sound passes, and each kind of defect is found and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rightcall.chain import Problem
+from rightcall.check import CheckReport, check_task, gold_chain
+from rightcall.functions import Stop, function
+from rightcall.task import Task
+from toys import SumTask
+
+
+class Altered(SumTask):
+    """A `SumTask` whose problems pass through `alter`."""
+
+    def alter(self, split: str, index: int, problem: Problem) -> Problem:
+        return problem
+
+    def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
+        for index, problem in enumerate(super().problems(split, count, seed)):
+            yield self.alter(split, index, problem)
+
+
+def altered(**changes: Any) -> Task:
+    """The second training problem has these fields instead."""
+
+    class Once(Altered):
+        def alter(self, split: str, index: int, problem: Problem) -> Problem:
+            hit = split == "train" and index == 1
+            return problem.model_copy(update=changes) if hit else problem
+
+    return Once()
+
+
+def failures(report: CheckReport) -> dict[str, tuple[str, ...]]:
+    return {finding.what: finding.first for finding in report.findings if finding.failed}
+
+
+def shown(report: CheckReport) -> str:
+    console = Console(width=160, color_system=None)
+    with console.capture() as captured:
+        console.print(report)
+    return captured.get()
+
+
+def test_a_sound_task_passes() -> None:
+    report = check_task(SumTask(), 4)
+    assert report.ok
+    assert failures(report) == {}
+    assert report.problems == {"train": 4, "validation": 4, "test": 4}
+    assert {finding.what: finding.checked for finding in report.findings} == {
+        "gold chains re-executed": 12,
+        "labels proved": 12,
+        "examples run": 3,
+        "ids unique": 12,
+        "splits disjoint": 12,
+        "same seed, same problems": 12,
+    }
+    assert "4 train, 4 validation, 4 test problems" in shown(report)
+
+
+def test_a_gold_chain_is_run_like_a_models_and_judged() -> None:
+    task = SumTask()
+    problem = next(task.problems("train"))
+    chain = gold_chain(task, task.function_set(), problem)
+    assert chain.right_for_the_right_reason
+    assert [step.observation.text for step in chain.steps] == ["7", "7"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "fault"),
+    [
+        (("add(1, x)", 'stop("8")'), "call 1, add(1, x): Error: an argument is not a literal"),
+        (("add(1, 7)",), "the chain does not stop"),
+        (("add(1, 7)", 'stop("9")'), "the chain answers '9', gold is '8'"),
+        (("add(1, 7)", 'stop("8")', "add(1, 1)"), "the chain stops at call 2 of 3"),
+        (('stop("8")',), "the process is judged wrong: add was not called"),
+    ],
+)
+def test_a_gold_chain_that_fails_is_named_with_its_fault(gold: tuple[str, ...], fault: str) -> None:
+    report = check_task(altered(gold=gold), 3)
+    assert not report.ok
+    (first,) = failures(report)["gold chains re-executed"]
+    assert first.startswith(f"train-0-1: {fault}")
+
+
+def test_a_wrong_label_is_found_without_the_gold_chain() -> None:
+    report = check_task(altered(answer="9", gold=()), 3)
+    assert failures(report) == {"labels proved": ("train-0-1: the sum is 8",)}
+    assert report.without_gold == 1
+
+
+def test_a_repeated_id_is_found() -> None:
+    assert failures(check_task(altered(id="test-0-0"), 2)) == {"ids unique": ("test-0-0: 2 problems",)}
+
+
+def test_a_question_in_two_splits_is_found_up_to_case_and_spacing() -> None:
+    question = "WHAT\tis 2001 +  7?"
+    report = check_task(altered(question=question, gold=()), 3)
+    assert failures(report)["splits disjoint"] == (
+        "train-0-1 (train), test-0-1 (test): the same question",
+    )
+
+
+def test_problems_that_change_from_run_to_run_are_found() -> None:
+    class Restless(Altered):
+        runs = 0
+
+        def alter(self, split: str, index: int, problem: Problem) -> Problem:
+            self.runs += 1
+            return problem.model_copy(update={"metadata": {"run": self.runs}})
+
+    report = check_task(Restless(), 1)
+    assert list(failures(report)) == ["same seed, same problems"]
+
+
+def test_an_example_that_gives_something_else_now_is_found() -> None:
+    counter = iter(range(100))
+
+    @function(example="tick()", trusted=True)
+    def tick() -> int:
+        """Count on."""
+        return next(counter)
+
+    class Ticking(SumTask):
+        functions = (*SumTask.functions, tick)
+
+    assert failures(check_task(Ticking(), 1)) == {"examples run": ("tick: tick() gave 0, now 1",)}
+
+
+def test_an_example_that_fails_now_is_found() -> None:
+    broken = False
+
+    @function(example="halt()", role="flow", trusted=True)
+    def halt() -> Stop:
+        """Stop."""
+        if broken:
+            raise ValueError("gone")
+        return Stop("")
+
+    class Halting(SumTask):
+        functions = (*SumTask.functions, halt)
+
+    broken = True
+    (first,) = failures(check_task(Halting(), 1))["examples run"]
+    assert first == "halt: halt() fails: halt failed: ValueError: gone."
+
+
+def test_a_flagged_problem_is_counted_and_excused() -> None:
+    report = check_task(altered(answer="9", metadata={"flags": ["label in doubt"]}), 3)
+    assert report.ok
+    assert report.flagged == {"label in doubt": 1}
+    assert [(f.excused, f.failed) for f in report.findings[:2]] == [(1, 0), (1, 0)]
+    assert "train-0-1: the sum is 8" in shown(report)
+    assert "label in doubt" in shown(report)
+
+
+def test_only_the_functions_of_a_subset_are_used() -> None:
+    report = check_task(SumTask(), 2, subset="short")
+    assert report.functions == ("add", "stop")
+    lacking = check_task(SumTask(), 2, subset=["stop"])
+    assert not lacking.ok
+    assert "unknown function" in failures(lacking)["gold chains re-executed"][0]
+
+
+def test_a_task_without_problems_is_not_in_order() -> None:
+    assert not check_task(SumTask(), 0).ok
+
+
+def test_a_report_is_read_back_from_its_json() -> None:
+    report = check_task(altered(answer="9"), 2)
+    assert CheckReport.model_validate_json(report.model_dump_json()) == report

@@ -1,0 +1,439 @@
+"""Functions: definition, parsing of replies, checking of arguments, and every way a call can fail."""
+
+from __future__ import annotations
+
+import ast
+import random
+import time
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Literal
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rightcall.chain import Call
+from rightcall.errors import CallError, DefinitionError, FailureKind
+from rightcall.functions import (
+    MAX_OBSERVATION_CHARACTERS,
+    MAX_REPLY_CHARACTERS,
+    Function,
+    FunctionSet,
+    Limits,
+    Role,
+    State,
+    States,
+    Stop,
+    bind,
+    function,
+    parse_calls,
+)
+from toys import Tally, add, record, stop
+
+FUNCTIONS = FunctionSet([add, record, stop])
+
+
+# --- definition ---------------------------------------------------------------------------------
+
+
+def test_a_function_shows_its_signature_description_and_worked_example() -> None:
+    @function(example="scale([1, 2], by=3)", trusted=True)
+    def scale(values: list[float], by: float = 2.0, *, note: str | None = None) -> list[float]:
+        """Multiply values.
+
+        Not for the model.
+        """
+        return [value * by for value in values]
+
+    assert scale.help == (
+        "scale(values: list[float], by: float = 2.0, note: str | None = None): Multiply values. "
+        "Example: scale([1, 2], by=3) -> [3.0, 6.0]"
+    )
+    assert scale([2.0]) == [4.0]
+    parameters = scale.schema["function"]["parameters"]
+    assert parameters["required"] == ["values"]
+    assert parameters["properties"]["by"] == {"default": 2.0, "title": "By", "type": "number"}
+
+
+def test_the_model_never_sees_state_parameters() -> None:
+    assert record.signature == "record(number: float)"
+    assert list(record.schema["function"]["parameters"]["properties"]) == ["number"]
+
+
+def no_docstring(a: int) -> int:
+    return a
+
+
+def no_annotation(a) -> int:  # type: ignore[no-untyped-def]
+    """Give a."""
+    return a  # type: ignore[no-any-return]
+
+
+def keywords(**anything: int) -> int:
+    """Give anything."""
+    return len(anything)
+
+
+def fails(a: int) -> int:
+    """Fail."""
+    raise ValueError("always")
+
+
+@pytest.mark.parametrize(
+    ("call", "worked", "message"),
+    [
+        (no_docstring, "no_docstring(1)", "no docstring"),
+        (no_annotation, "no_annotation(1)", "parameter 'a' of no_annotation has no type annotation"),
+        (keywords, "keywords()", r"takes \*\*anything"),
+        (fails, "fails(1)", "the example of fails fails: fails failed: ValueError: always"),
+        (fails, "fails('x')", "the example of fails fails: argument 'a' of fails is wrong"),
+        (fails, "other(1)", "is not one call of it"),
+        (fails, "nothing", "is not one call of it"),
+        (fails, "fails(1) fails(2)", "is not one call of it"),
+    ],
+)
+def test_a_wrong_definition_is_refused_when_it_is_made(call: Any, worked: str, message: str) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        function(example=worked, trusted=True)(call)
+
+
+def test_an_example_may_be_given_its_state() -> None:
+    @function(example="total()", given=lambda: Tally([2, 3]), trusted=True)
+    def total(tally: Tally) -> float:
+        """Sum what was recorded."""
+        return sum(tally.numbers)
+
+    assert total.example_result == "5"
+
+
+def test_a_set_refuses_two_functions_of_one_name_and_knows_its_subsets() -> None:
+    with pytest.raises(DefinitionError, match="share a name"):
+        FunctionSet([add, add])
+    assert [made.name for made in FUNCTIONS.subset(["stop", "add"])] == ["stop", "add"]
+    with pytest.raises(DefinitionError, match="Did you mean 'add'"):
+        FUNCTIONS.subset(["ad"])
+
+
+def test_a_fingerprint_follows_what_the_model_sees() -> None:
+    def made(text: str) -> Function:
+        def give(a: int) -> int:
+            return a
+
+        give.__doc__ = text
+        return function(example="give(1)", trusted=True)(give)
+
+    assert made("Give.").fingerprint == made("Give.").fingerprint != made("Return.").fingerprint
+
+
+# --- parsing ------------------------------------------------------------------------------------
+
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+names = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(
+    lambda name: ast.parse(f"{name}_ = 0") is not None and not _is_keyword(name)
+)
+
+
+def _is_keyword(name: str) -> bool:
+    import keyword
+
+    return keyword.iskeyword(name)
+
+
+calls = st.builds(
+    Call,
+    name=names,
+    args=st.lists(values, max_size=3).map(tuple),
+    kwargs=st.dictionaries(names, values, max_size=3),
+)
+
+
+@given(calls)
+@example(Call(name="f", args=("a)b(\\'\"\n\t\u2028é𝕏", -1.5e300, -0.0, [[], {"": [None, True]}])))
+def test_a_call_that_is_written_is_read_back(call: Call) -> None:
+    assert parse_calls(str(call), known=[call.name]) == [call]
+
+
+@given(
+    calls, st.sampled_from(["```python\n{}\n```", "I will call {} now.", "> {}", "Step 1:\n{}\nDone"])
+)
+def test_a_call_is_found_in_prose_and_fences(call: Call, frame: str) -> None:
+    assert parse_calls(frame.format(call), known=[call.name]) == [call]
+
+
+@given(st.text(max_size=300) | st.text("add(stop)[]{}'\",=:\\ \n0123*-#", max_size=300))
+def test_no_reply_raises_anything_but_a_call_error(text: str) -> None:
+    result = FUNCTIONS.reply(text, {})
+    assert isinstance(result.observation.text, str)
+    if result.call is None:
+        assert result.observation.failure in (FailureKind.NO_CALL, FailureKind.UNPARSABLE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "add(" + "[" * 5000 + "]" * 5000 + ")",
+        "add(" + "-" * 15_000 + "1)",
+        "add(" * 4000,
+        "add(" + "9" * 19_000 + ", 1)",
+        "add('" + "\\" * 15_000,
+        "((((" * 4000,
+        "a(" * 9000,
+        "add(1, 2)" * 2000,
+    ],
+    ids=["nested", "minus", "open", "digits", "escapes", "parentheses", "prose", "many"],
+)
+def test_hostile_text_is_answered_in_good_time(text: str) -> None:
+    started = time.process_time()
+    FUNCTIONS.reply(text, {})
+    parse_or_refuse(text)
+    assert time.process_time() - started < 20
+
+
+def parse_or_refuse(text: str) -> None:
+    try:
+        parse_calls(text, known=["add"])
+    except CallError as error:
+        assert error.kind in (FailureKind.NO_CALL, FailureKind.UNPARSABLE)
+
+
+def test_a_reply_that_is_too_long_is_refused_by_its_length() -> None:
+    observation = FUNCTIONS.reply("add(1, 2)" + " " * MAX_REPLY_CHARACTERS, {}).observation
+    assert observation.failure is FailureKind.UNPARSABLE
+    assert "20009 characters" in observation.text
+
+
+@pytest.mark.parametrize(
+    ("text", "call"),
+    [
+        ("add(-2, +3)", "add(-2, 3)"),
+        ("add(a=1, b=2)", "add(a=1, b=2)"),
+        ("stop('it\\'s')", 'stop("it\'s")'),
+        ("stop('''a\nb''')", "stop('a\\nb')"),
+        ("stop((1, 2))", "stop([1, 2])"),
+        ('stop({"k": [1.5, None, True]})', "stop({'k': [1.5, None, True]})"),
+        ("First think (hard), then add(1, 2).", "add(1, 2)"),
+        ("**add(1, 2)**", "add(1, 2)"),
+        ("add (1, 2)", "add(1, 2)"),
+        ("add(\n  1,\n  2,\n)", "add(1, 2)"),
+        ("print(add(1, 2))", "add(1, 2)"),
+        ("subtract(1, 2)", "subtract(1, 2)"),
+        ("I say foo(1) but do add(1, 2)", "add(1, 2)"),
+    ],
+)
+def test_the_call_of_a_reply(text: str, call: str) -> None:
+    assert str(parse_calls(text, known=["add", "stop"])[0]) == call
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", FailureKind.NO_CALL),
+        ("The answer is 5.", FailureKind.NO_CALL),
+        ("I would add some (perhaps two).", FailureKind.NO_CALL),
+        ("add(1, 2", FailureKind.UNPARSABLE),
+        ("add(1 2)", FailureKind.UNPARSABLE),
+        ("add(x, 2)", FailureKind.UNPARSABLE),
+        ("add(1 + 1, 2)", FailureKind.UNPARSABLE),
+        ("add(*[1, 2])", FailureKind.UNPARSABLE),
+        ("add(**{'a': 1})", FailureKind.UNPARSABLE),
+        ("add(f'{1}', 2)", FailureKind.UNPARSABLE),
+        ("add(b'1', 2)", FailureKind.UNPARSABLE),
+        ("add(1j, 2)", FailureKind.UNPARSABLE),
+        ("add({1: 2}, 2)", FailureKind.UNPARSABLE),
+        ("add(__import__('os').getcwd(), 2)", FailureKind.UNPARSABLE),
+        ("add(a=1, a=2)", FailureKind.UNPARSABLE),
+        ("add(-True, 2)", FailureKind.UNPARSABLE),
+    ],
+)
+def test_what_is_not_a_call_of_literals_is_refused_with_a_remedy(text: str, kind: FailureKind) -> None:
+    with pytest.raises(CallError) as caught:
+        parse_calls(text, known=["add"])
+    assert caught.value.kind is kind
+    assert caught.value.remedy
+
+
+def test_of_several_calls_the_first_is_run_and_the_model_is_told() -> None:
+    states: States = {}
+    result = FUNCTIONS.reply("record(1)\nrecord(2)", states)
+    assert (
+        result.observation.text == "1 recorded (Only the first of 2 calls was run: one call per reply.)"
+    )
+    assert states == {Tally: Tally([1.0])}
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+@function(example="mixed(1)", trusted=True)
+def mixed(
+    count: int,
+    share: Fraction = Fraction(1, 2),
+    *names: str,
+    price: Decimal = Decimal(1),
+    mode: Literal["up", "down"] = "up",
+    table: dict[str, list[int]] = {},  # noqa: B006
+) -> str:
+    """Mix types."""
+    return repr((count, share, names, price, mode, table))
+
+
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [
+        ("mixed('7')", "(7, Fraction(1, 2), (), Decimal('1'), 'up', {})"),
+        ("mixed(7.0, '1/3')", "(7, Fraction(1, 3), (), Decimal('1'), 'up', {})"),
+        ("mixed(1, 2, 'a', 'b')", "(1, Fraction(2, 1), ('a', 'b'), Decimal('1'), 'up', {})"),
+        ("mixed(1, price=2.5)", "(1, Fraction(1, 2), (), Decimal('2.5'), 'up', {})"),
+        ("mixed(1, mode='down')", "(1, Fraction(1, 2), (), Decimal('1'), 'down', {})"),
+        ("mixed(1, table={'x': ['3']})", "(1, Fraction(1, 2), (), Decimal('1'), 'up', {'x': [3]})"),
+    ],
+)
+def test_arguments_are_coerced_by_annotation(call: str, result: str) -> None:
+    assert FunctionSet([mixed]).reply(call, {}).observation.text == result
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        ("ad(1, 2)", FailureKind.UNKNOWN_FUNCTION, "unknown function: 'ad'. Did you mean 'add'?"),
+        (
+            "add(1)",
+            FailureKind.MISSING_ARGUMENT,
+            "add is missing argument 'b'. Signature: add(a: int, b: int).",
+        ),
+        ("add(1, 2, 3)", FailureKind.UNEXPECTED_ARGUMENT, "add takes 2 arguments, 3 were given: 3."),
+        ("add(1, a=2)", FailureKind.UNEXPECTED_ARGUMENT, "argument 'a' of add was given twice: 2."),
+        ("add(1, 2, c=3)", FailureKind.UNEXPECTED_ARGUMENT, "add has no argument 'c'."),
+        (
+            "add('one', 2)",
+            FailureKind.WRONG_TYPE,
+            "argument 'a' of add is wrong: 'one'. Input should be",
+        ),
+        ("add(1.5, 2)", FailureKind.WRONG_TYPE, "argument 'a' of add is wrong: 1.5."),
+        ("add([1], 2)", FailureKind.WRONG_TYPE, "argument 'a' of add is wrong: [1]."),
+        ("record(1, tally=[1])", FailureKind.UNEXPECTED_ARGUMENT, "record has no argument 'tally'."),
+    ],
+)
+def test_a_wrong_argument_is_told_with_fault_value_and_remedy(
+    call: str, kind: FailureKind, words: str
+) -> None:
+    result = FUNCTIONS.reply(call, {})
+    assert result.observation.failure is kind
+    assert result.observation.text.startswith(f"Error: {words}")
+    assert result.call is not None
+    assert result.answer is None
+
+
+@given(st.lists(values, max_size=4), st.dictionaries(st.sampled_from(["a", "b", "x"]), values))
+def test_binding_gives_typed_arguments_or_a_call_error(args: list[Any], kwargs: dict[str, Any]) -> None:
+    try:
+        positional, named = bind(add, Call(name="add", args=tuple(args), kwargs=kwargs))
+    except CallError as error:
+        assert error.kind in (
+            FailureKind.MISSING_ARGUMENT,
+            FailureKind.UNEXPECTED_ARGUMENT,
+            FailureKind.WRONG_TYPE,
+        )
+    else:
+        assert positional == []
+        assert {name: type(value) for name, value in named.items()} == {"a": int, "b": int}
+
+
+# --- running ------------------------------------------------------------------------------------
+
+
+def test_an_observation_is_bounded_and_says_what_was_cut() -> None:
+    @function(example="repeat('a', 2)", trusted=True)
+    def repeat(text: str, times: int) -> str:
+        """Repeat a text."""
+        return text * times
+
+    functions = FunctionSet([repeat])
+    observation = functions.reply("repeat('ab', 600)", {}).observation
+    assert observation.text == "ab" * (MAX_OBSERVATION_CHARACTERS // 2) + "... [200 characters cut]"
+    assert observation.cut == 200
+    assert functions.reply("repeat('a', 1000)", {}).observation.cut == 0
+
+
+def test_states_belong_to_one_chain() -> None:
+    one: States = {}
+    other: States = {}
+    for states in (one, one, other):
+        FUNCTIONS.reply("record(1)", states)
+    assert one == {Tally: Tally([1.0, 1.0])}
+    assert other == {Tally: Tally([1.0])}
+
+
+def test_a_stop_carries_the_answer() -> None:
+    result = FUNCTIONS.reply('stop("42")', {})
+    assert (result.answer, result.observation.text, result.observation.failure) == ("42", "42", None)
+
+
+def test_what_a_function_gives_is_shown_as_text() -> None:
+    @function(example="nothing()", trusted=True)
+    def nothing() -> None:
+        """Do nothing."""
+
+    assert nothing.example_result == "done"
+    assert FUNCTIONS.reply("add(2, 3)", {}).observation.text == "5"
+
+
+class Counter(State):
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def test_every_kind_of_failure_is_reached_and_leaves_the_chain_alive() -> None:
+    @function(example="act('no')", limits=Limits(seconds=2, memory_mb=200))
+    def act(what: str, counter: Counter) -> str:
+        """Do something."""
+        import os
+
+        counter.count += 1
+        if what == "loop":
+            while True:
+                pass
+        if what == "grow":
+            return "x" * 10**10
+        if what == "die":
+            os._exit(1)
+        if what == "fail":
+            raise KeyError(what)
+        return f"{counter.count}"
+
+    functions = FunctionSet([act])
+    states: States = {}
+    replies = {
+        "hello": FailureKind.NO_CALL,
+        "act(": FailureKind.UNPARSABLE,
+        "acts('no')": FailureKind.UNKNOWN_FUNCTION,
+        "act()": FailureKind.MISSING_ARGUMENT,
+        "act('no', 1)": FailureKind.UNEXPECTED_ARGUMENT,
+        "act([])": FailureKind.WRONG_TYPE,
+        "act('loop')": FailureKind.TIME_LIMIT,
+        "act('grow')": FailureKind.MEMORY_LIMIT,
+        "act('die')": FailureKind.DIED,
+        "act('fail')": FailureKind.FUNCTION_ERROR,
+    }
+    assert set(replies.values()) == set(FailureKind)
+    found = {text: functions.reply(text, states).observation for text in replies}
+    assert {text: observation.failure for text, observation in found.items()} == replies
+    assert all(observation.text.startswith("Error: ") for observation in found.values())
+    assert functions.reply("act('no')", states).observation.text == "1"
+
+
+def test_stop_is_a_flow_function_and_others_solve() -> None:
+    assert (stop.role, add.role) == (Role.FLOW, Role.SOLVE)
+    assert isinstance(stop("1"), Stop)
+
+
+def test_prompts_list_functions_in_a_fixed_order() -> None:
+    order = ["stop", "add", "record"]
+    random.Random(0).shuffle(order)
+    assert [made.name for made in FUNCTIONS.subset(order)] == order

@@ -1,0 +1,363 @@
+"""The server backend against a server that misbehaves on purpose, and against a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import build_tiny
+from toys import SumTask
+
+from rightcall.chain import Message, Outcome
+from rightcall.errors import ConfigError, ModelError
+from rightcall.models import Reply, Request, Sampling
+from rightcall.models.openai_compatible import OpenAICompatible
+from rightcall.rollout import Budget, Job, Setting, rollouts
+
+KEY = "sk-very-secret-value"
+
+
+class FaultServer(ThreadingHTTPServer):
+    """Answers each request with the next act of its script; the last one repeats."""
+
+    daemon_threads = True
+
+    def __init__(self, *acts: Callable[[Handler], None]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.acts = list(acts)
+        self.bodies: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.keys: list[str | None] = []
+        self.stopping = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def __exit__(self, *exc: object) -> None:
+        self.stopping.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is part of the play."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FaultServer
+
+    def do_POST(self) -> None:
+        self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.server.times.append(time.monotonic())
+        self.server.keys.append(self.headers["authorization"])
+        acts = self.server.acts
+        (acts.pop(0) if len(acts) > 1 else acts[0])(self)
+
+    def send(self, status: int, body: str, kind: str = "application/json", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"content-type": kind, **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("content-length", str(len(body.encode())))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def says(text: str | None, finish: str = "stop") -> Callable[[Handler], None]:
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    body = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14},
+    }
+    return lambda handler: handler.send(200, json.dumps(body))
+
+
+def fails(status: int, message: str = "no", **headers: str) -> Callable[[Handler], None]:
+    body = json.dumps({"error": {"message": message, "type": "t", "code": None}})
+    return lambda handler: handler.send(status, body, **headers)
+
+
+def sends(body: str, kind: str = "application/json") -> Callable[[Handler], None]:
+    return lambda handler: handler.send(200, body, kind)
+
+
+def hangs(handler: Handler) -> None:
+    handler.server.stopping.wait(20)
+
+
+def cuts(handler: Handler) -> None:
+    """Promises more than it sends, then hangs up."""
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"id":')
+
+
+def request(chain: str = "a", **fields: Any) -> Request:
+    return Request(chain=chain, messages=(Message(role="user", content="hello"),), **fields)
+
+
+def answer(
+    server: FaultServer, asked: Request | None = None, **options: Any
+) -> tuple[Reply | ModelError, OpenAICompatible]:
+    options = {"max_retries": 2, "timeout": 5.0, **options}
+    with OpenAICompatible("m", server.url, **options) as model:
+        model.submit(asked or request())
+        ((_, reply),) = model.poll()
+    return reply, model
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+
+
+def test_a_request_carries_sampling_seed_and_key_and_usage_is_counted() -> None:
+    with FaultServer(says("add(2, 3)")) as server:
+        asked = request(sampling=Sampling(temperature=0.5, top_p=0.9, max_tokens=7), seed=2**62 + 5)
+        reply, model = answer(server, asked, extra={"top_k": 4})
+    assert reply == Reply(text="add(2, 3)", prompt_tokens=11, completion_tokens=3)
+    assert server.bodies == [
+        {
+            "model": "m",
+            "messages": [{"role": "user", "content": "hello"}],
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "max_tokens": 7,
+            "seed": 5,
+            "top_k": 4,
+        }
+    ]
+    assert server.keys == [f"Bearer {KEY}"]
+    assert (model.usage.requests, model.usage.prompt_tokens, model.usage.completion_tokens) == (1, 11, 3)
+
+
+def test_the_length_field_can_be_the_newer_one() -> None:
+    with FaultServer(says("x")) as server:
+        answer(server, request(), length_field="max_completion_tokens")
+    assert server.bodies[0]["max_completion_tokens"] == 256
+    assert "max_tokens" not in server.bodies[0]
+
+
+@pytest.mark.parametrize("fault", [fails(429), fails(500), fails(503), cuts], ids=str)
+def test_passing_faults_are_retried(fault: Callable[[Handler], None]) -> None:
+    with FaultServer(fault, fault, says("ok")) as server:
+        reply, _ = answer(server)
+    assert isinstance(reply, Reply)
+    assert reply.text == "ok"
+    assert len(server.bodies) == 3
+
+
+def test_retry_after_is_honoured() -> None:
+    with FaultServer(fails(429, retry_after="0.6"), says("ok")) as server:
+        reply, _ = answer(server)
+    assert isinstance(reply, Reply)
+    assert server.times[1] - server.times[0] >= 0.6
+
+
+def test_a_server_that_hangs_is_given_up_and_asked_again() -> None:
+    with FaultServer(hangs, says("ok")) as server:
+        reply, _ = answer(server, timeout=0.3)
+    assert isinstance(reply, Reply)
+    assert len(server.bodies) == 2
+
+
+def test_faults_that_outlast_the_retries_are_model_errors() -> None:
+    for act, said in (
+        (fails(500), "answered 500"),
+        (fails(429), "lower the capacity"),
+        (hangs, "did not answer in time"),
+        (cuts, "cannot talk to the server"),
+    ):
+        with FaultServer(act) as server:
+            reply, _ = answer(server, max_retries=1, timeout=0.3)
+        assert isinstance(reply, ModelError)
+        assert said in str(reply)
+        assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (fails(401, f"Incorrect API key provided: {KEY}"), "environment variable OPENAI_API_KEY"),
+        (fails(404, "no such model"), "model's name"),
+        (fails(400, "bad temperature"), "bad temperature"),
+        (sends("{not json"), "not a chat completion"),
+        (sends("<html>hello</html>", "text/html"), "no choices"),
+        (sends("{}"), "no choices"),
+        (sends('{"choices": []}'), "no choices"),
+        (sends('{"choices": [null]}'), "not text"),
+        (sends('{"choices": "x"}'), "no choices"),
+        (sends('{"choices": [{"message": {"content": 5}}]}'), "not text"),
+        (sends('{"choices": [{"message": null}]}'), "not text"),
+        (sends("[1, 2]"), "no choices"),
+        (says(None), "not text"),
+        (says("x", "content_filter"), "content filter"),
+    ],
+)
+def test_what_retries_cannot_mend_is_a_model_error_at_once(
+    act: Callable[[Handler], None], said: str
+) -> None:
+    with FaultServer(act) as server:
+        reply, model = answer(server)
+    assert isinstance(reply, ModelError)
+    assert said in str(reply)
+    assert len(server.bodies) == 1
+    assert KEY not in str(reply) + repr(reply) + repr(model)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+        "the request exceeds the available context size",
+        "prompt is too long: 5000 tokens > 4096 maximum",
+    ],
+)
+def test_a_conversation_too_long_for_the_server_ends_as_context(message: str) -> None:
+    with FaultServer(fails(400, message)) as server:
+        reply, _ = answer(server)
+    assert reply == Reply(text="", finish_reason="context")
+
+
+def test_a_cut_reply_says_so_even_without_text() -> None:
+    with FaultServer(says("par", "length"), says(None, "length")) as server:
+        first, _ = answer(server)
+        second, _ = answer(server)
+    assert isinstance(first, Reply)
+    assert isinstance(second, Reply)
+    assert (first.text, first.finish_reason) == ("par", "length")
+    assert (second.text, second.finish_reason) == ("", "length")
+
+
+def test_capacity_requests_are_open_at_once_and_no_more() -> None:
+    lock, level, highest = threading.Lock(), [0], [0]
+
+    def counted(handler: Handler) -> None:
+        with lock:
+            level[0] += 1
+            highest[0] = max(highest[0], level[0])
+        time.sleep(0.1)
+        with lock:
+            level[0] -= 1
+        says("ok")(handler)
+
+    with FaultServer(counted) as server, OpenAICompatible("m", server.url, capacity=3) as model:
+        for index in range(7):
+            model.submit(request(f"c{index}"))
+        answered = 0
+        while answered < 7:
+            answered += len(model.poll())
+    assert highest[0] == 3
+
+
+def test_a_released_chain_is_not_answered() -> None:
+    with FaultServer(says("ok")) as server, OpenAICompatible("m", server.url) as model:
+        model.submit(request("a"))
+        model.release("a")
+        model.submit(request("b"))
+        assert [asked.chain for asked, _ in model.poll()] == ["b"]
+        assert model.poll() == []
+
+
+def test_the_hosted_service_needs_a_key_and_a_server_of_ones_own_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        OpenAICompatible("m")
+    with FaultServer(says("ok")) as server:
+        reply, _ = answer(server)
+    assert isinstance(reply, Reply)
+    with pytest.raises(ConfigError):
+        OpenAICompatible("m", "not a url\x00")
+
+
+def test_a_dead_server_is_named_without_its_password() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with OpenAICompatible("m", f"http://user:hunter2@127.0.0.1:{port}/v1", max_retries=0) as model:
+        model.submit(request())
+        ((_, reply),) = model.poll()
+    assert isinstance(reply, ModelError)
+    assert f"127.0.0.1:{port}/v1" in str(reply)
+    assert "hunter2" not in str(reply)
+
+
+@pytest.fixture
+def real_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """`transformers serve` with a tiny model from a folder; gives its URL and the folder."""
+    folder = build_tiny("llama", tmp_path / "tiny")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path)}
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder)]
+    log = (tmp_path / "log").open("w+")
+    with log, subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    ) as server:
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health", server, log)
+            yield f"http://127.0.0.1:{port}/v1", folder
+        finally:
+            server.terminate()
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes], log: Any) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    log.seek(0)
+    pytest.fail(f"the server did not start:\n{log.read()[-3000:]}")
+
+
+@pytest.mark.slow
+def test_a_rollout_against_a_real_server_gives_the_local_models_replies(
+    real_server: tuple[str, Path],
+) -> None:
+    from rightcall.models.local import LocalModel
+
+    url, folder = real_server
+    task = SumTask()
+    setting = Setting(task, task.function_set(), "student", Sampling(max_tokens=6), Budget(steps=3))
+    jobs = [Job(problem) for problem in task.problems("train", 2)]
+    with OpenAICompatible(str(folder), url, name="m", capacity=2, max_retries=1) as model:
+        served = {chain.problem_id: chain for chain in rollouts(setting, model, jobs)}
+        assert model.usage.completion_tokens > 0
+    with LocalModel.load(folder, name="m", device="cpu") as local:
+        own = {chain.problem_id: chain for chain in rollouts(setting, local, jobs)}
+    assert all(chain.outcome is not Outcome.ERRORED for chain in served.values())
+    for problem, chain in served.items():
+        assert [s.reply for s in chain.steps] == [s.reply for s in own[problem].steps]
+        assert chain.stop_reason == own[problem].stop_reason

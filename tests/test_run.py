@@ -1,0 +1,226 @@
+"""A whole run on toys: every stage, killed in the middle, resumed, refused with other settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rightcall.chain import ChainStore, Outcome, Problem
+from rightcall.config import RunConfig, load_config
+from rightcall.errors import ConfigError, DataError
+from rightcall.files import read_lines
+from rightcall.pairs import read_pairs
+from rightcall.run import STAGES, RunResult, _claimed, run_all, tuned
+from tiny_models import build_tiny
+
+CONFIG = """
+name = "toy"
+seed = 5
+
+[models]
+teacher = "gold"
+student = {{ model = "{student}", capacity = 4 }}
+
+[collect]
+teacher.samples = 1
+student = {{ samples = 2, sampling.max_tokens = 48, budget.steps = 2 }}
+
+[train.sft]
+batch_size = 4
+save_every = 1
+
+[train.dpo]
+batch_size = 2
+save_every = 1
+gradient_checkpointing = false
+
+[evaluate]
+budgets = [1, 2]
+samples = 1
+max_tokens = 6
+
+[tasks.sums]
+task = "{toys}:SumTask"
+problems = {{ train = 6, validation = 2, test = 4 }}
+"""
+
+
+def finished_stages(folder: Path) -> list[str]:
+    path = folder / "stages.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["stage"] for line in lines]
+
+
+def run_and_kill(config: Path, root: Path, when_done: str) -> None:
+    """Start the command line in another process and kill it once a stage is done."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rightcall.cli", "run", str(config), "--root", str(root)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    while when_done not in finished_stages(root / "toy" / "sums"):
+        if process.poll() is not None:
+            _, log = process.communicate()
+            pytest.fail(f"the run ended by itself: {log}")
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def ends_its_turns(student: Path) -> Path:
+    """Make a random model end most of its turns: its replies are noise, but whole."""
+    model = AutoModelForCausalLM.from_pretrained(student)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] += 20
+        model.lm_head.weight[:, 0] = 0
+        model.lm_head.weight[model.config.eos_token_id, 0] = 2
+    model.save_pretrained(student)
+    return student
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    student = ends_its_turns(build_tiny("llama", folder / "student", hidden=16, layers=1))
+    path = folder / "toy.toml"
+    path.write_text(CONFIG.format(student=student, toys=Path(__file__).with_name("toys.py")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(config_file: Path) -> RunConfig:
+    return load_config(config_file)
+
+
+@pytest.fixture(scope="module")
+def resumed(config: RunConfig, config_file: Path) -> RunResult:
+    """A run killed while it trained, then run again."""
+    root = config_file.parent / "runs"
+    run_and_kill(config_file, root, "pairs")
+    assert finished_stages(root / "toy" / "sums")[-1] != list(STAGES)[-1]
+    return run_all(config, root)
+
+
+def test_a_killed_run_goes_on_and_finishes_every_stage_once(resumed: RunResult) -> None:
+    assert finished_stages(resumed.folder / "sums") == list(STAGES)
+    assert resumed.seconds["sums"].keys() == STAGES.keys()
+
+
+def test_every_file_of_a_run_is_where_the_docs_say(resumed: RunResult) -> None:
+    folder = resumed.folder
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert {
+        "config.toml",
+        "report.html",
+        "sums/problems.train.jsonl",
+        "sums/problems.validation.jsonl",
+        "sums/problems.test.jsonl",
+        "sums/chains/teacher.jsonl",
+        "sums/chains/student.jsonl",
+        "sums/pairs.jsonl",
+        "sums/pairs.json",
+        "sums/train/sft/metrics.jsonl",
+        "sums/train/dpo/metrics.jsonl",
+        "sums/selection.json",
+        "sums/comparison.json",
+        *(f"sums/eval/{role}.jsonl" for role in ("base", "teacher", "control", "tuned")),
+        *(f"sums/eval/{role}.samples.jsonl" for role in ("base", "teacher", "control", "tuned")),
+    } <= files
+    assert not [name for name in files if name.endswith(".partial")]
+
+
+def test_chains_come_from_both_roles_and_none_twice(resumed: RunResult) -> None:
+    for role, samples, outcome in (("teacher", 1, Outcome.CORRECT), ("student", 2, Outcome.INCORRECT)):
+        chains = list(ChainStore(resumed.folder / "sums" / "chains" / f"{role}.jsonl"))
+        assert len({chain.key for chain in chains}) == len(chains) == 6 * samples
+        assert {chain.source for chain in chains} == {role}
+        assert {chain.outcome for chain in chains} == {outcome}
+
+
+def test_pairs_prefer_the_teacher_where_the_student_has_nothing_right(resumed: RunResult) -> None:
+    pairs = list(read_pairs(resumed.folder / "sums" / "pairs.jsonl"))
+    assert len(pairs) >= 6
+    assert {(pair.chosen_source, pair.rejected_source) for pair in pairs} == {("teacher", "student")}
+
+
+def test_the_kept_checkpoint_was_chosen_on_validation_problems(resumed: RunResult) -> None:
+    table = json.loads((resumed.folder / "sums" / "selection.json").read_text())
+    assert table.keys() == {"sft", "dpo"}
+    for method, selection in table.items():
+        names = [candidate["name"] for candidate in selection["candidates"]]
+        assert selection["best"] in names
+        assert names[-1] == "final"
+        assert len(names) > 1
+        chains = ChainStore(resumed.folder / "sums" / "selection" / method / f"{names[0]}.jsonl")
+        assert {chain.problem_id.split("-")[0] for chain in chains} == {"validation"}
+
+
+def test_all_roles_are_evaluated_on_the_same_test_problems(resumed: RunResult) -> None:
+    (task,) = resumed.data.tasks
+    ids = {p.id for p in read_lines(resumed.folder / "sums" / "problems.test.jsonl", Problem)}
+    assert len(ids) == 4
+    assert task.evaluations.keys() == {"base", "teacher", "control", "tuned"}
+    for evaluation in task.evaluations.values():
+        assert {score.problem_id for score in evaluation.scores} == ids
+        assert evaluation.samples == 1
+    assert task.evaluations["teacher"].accuracy["2"].value == 1.0
+    compared = json.loads((resumed.folder / "sums" / "comparison.json").read_text())
+    assert [c["b"] for c in compared if c["a"] == "base"] == ["tuned", "control"]
+
+
+def test_a_finished_run_repeats_nothing(resumed: RunResult, config: RunConfig) -> None:
+    before = {p: p.stat().st_mtime_ns for p in resumed.folder.rglob("*.jsonl")}
+    again = run_all(config, resumed.folder.parent)
+    assert {p: p.stat().st_mtime_ns for p in resumed.folder.rglob("*.jsonl")} == before
+    assert again.seconds == resumed.seconds
+
+
+def test_a_run_with_other_settings_is_refused_with_the_keys(
+    resumed: RunResult, config_file: Path
+) -> None:
+    other = load_config(config_file, ["tasks.sums.train.dpo.beta=0.5", "evaluate.samples=2"])
+    with pytest.raises(ConfigError, match="tasks.sums.evaluate.samples, tasks.sums.train.dpo.beta"):
+        run_all(other, resumed.folder.parent)
+
+
+def test_what_the_report_alone_reads_may_change(resumed: RunResult, config_file: Path) -> None:
+    retitled = run_all(load_config(config_file, ["report.title=Sums & more"]), resumed.folder.parent)
+    assert "Sums &amp; more" in retitled.report.read_text()
+    assert retitled.seconds == resumed.seconds
+
+
+def test_two_processes_cannot_work_in_one_run(config: RunConfig, tmp_path: Path) -> None:
+    with _claimed(tmp_path / "toy", config), pytest.raises(DataError, match="another process"):
+        run_all(config, tmp_path)
+
+
+def test_fresh_moves_the_old_run_aside(config: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "precious").write_text("hours of work")
+    (tmp_path / "toy.1").mkdir()
+    broken = config.model_copy(
+        update={"tasks": {"sums": config.tasks["sums"].model_copy(update={"functions": "nope"})}}
+    )
+    with pytest.raises(Exception, match="no function subset"):
+        run_all(broken, tmp_path, fresh=True)
+    assert (tmp_path / "toy.2" / "precious").read_text() == "hours of work"
+
+
+def test_a_tuned_model_is_an_adapter_over_the_student_or_full_weights(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    student = config.tasks["sums"].models.student
+    assert tuned(student, tmp_path).model == str(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    adapted = tuned(student, tmp_path)
+    assert (adapted.model, adapted.adapter) == (student.model, str(tmp_path))

@@ -1,0 +1,196 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import build_tokenizer
+
+from rightcall.errors import ConfigError, DataError, RenderingError
+from rightcall.rendering import Rendered, Renderer
+from rightcall.train.data import Row, collate, load_rows, plan, read_records
+
+PROMPT = [
+    {"role": "system", "content": "Reply with one function call at a time."},
+    {"role": "user", "content": "Tom has 12 apples and buys 30 more. How many?"},
+]
+CHOSEN = [
+    {"role": "assistant", "content": "add(12, 30)"},
+    {"role": "user", "content": "The result is 42."},
+    {"role": "assistant", "content": "stop(42)"},
+]
+REJECTED = [{"role": "assistant", "content": "stop(12)"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def pair(**more) -> dict:
+    return {"prompt": PROMPT, "chosen": CHOSEN, "rejected": REJECTED, "problem_id": "p1", **more}
+
+
+def load(path, tokenizer, **options):
+    return load_rows(path, Renderer(tokenizer), **{"method": "dpo", "max_length": 500, **options})
+
+
+def words(tokenizer, rendered: Rendered) -> str:
+    kept = [token for token, on in zip(rendered.ids, rendered.trained, strict=True) if on]
+    return tokenizer.decode(kept)
+
+
+def test_trained_tokens_decode_to_exactly_the_models_own_words(tmp_path, tokenizer):
+    (row,) = load(write(tmp_path / "p.jsonl", pair()), tokenizer).rows
+    assert words(tokenizer, row.chosen) == "add(12, 30)<|im_end|>stop(42)<|im_end|>"
+    assert row.rejected is not None
+    assert words(tokenizer, row.rejected) == "stop(12)<|im_end|>"
+
+
+def test_without_masking_observations_everything_after_the_prompt_is_trained(tmp_path, tokenizer):
+    path = write(tmp_path / "p.jsonl", pair())
+    (row,) = load(path, tokenizer, mask_observations=False).rows
+    assert "The result is 42." in words(tokenizer, row.chosen)
+    assert "apples" not in words(tokenizer, row.chosen)
+
+
+def test_assistant_turns_of_a_step_pairs_prompt_are_not_trained(tmp_path, tokenizer):
+    step = pair(prompt=PROMPT + CHOSEN[:2], chosen=CHOSEN[2:], rejected=REJECTED)
+    (row,) = load(write(tmp_path / "p.jsonl", step), tokenizer).rows
+    assert words(tokenizer, row.chosen) == "stop(42)<|im_end|>"
+    assert "add(12, 30)" in tokenizer.decode(row.chosen.ids)
+
+
+def test_sampled_ids_are_trained_as_they_were_said(tmp_path, tokenizer):
+    said = [*[tokenizer.encode(c)[0] for c in "stop(12)"], tokenizer.eos_token_id]
+    plain = (*tokenizer.encode("stop(12)"), tokenizer.eos_token_id)
+    assert tuple(said) != plain
+    path = write(tmp_path / "p.jsonl", pair(rejected_ids=[" ".join(map(str, said))]))
+    (row,) = load(path, tokenizer).rows
+    assert row.rejected is not None
+    kept = [t for t, on in zip(row.rejected.ids, row.rejected.trained, strict=True) if on]
+    assert kept == said
+
+
+def test_sampled_ids_in_the_prompt_keep_it_a_prefix(tmp_path, tokenizer):
+    said = [*[tokenizer.encode(c)[0] for c in "add(12, 30)"], tokenizer.eos_token_id]
+    row = pair(
+        prompt=PROMPT + CHOSEN[:2], chosen=CHOSEN[2:], rejected=REJECTED,
+        prompt_ids=[" ".join(map(str, said))],
+    )
+    (made,) = load(write(tmp_path / "p.jsonl", row), tokenizer).rows
+    assert words(tokenizer, made.chosen) == "stop(42)<|im_end|>"
+    text = " ".join(map(str, made.chosen.ids))
+    assert " ".join(map(str, said)) in text
+
+
+def test_a_completion_that_begins_with_an_observation_is_refused(tmp_path, tokenizer):
+    path = write(tmp_path / "p.jsonl", pair(rejected=[{"role": "user", "content": "no"}, *REJECTED]))
+    with pytest.raises(RenderingError, match="not a token prefix"):
+        load(path, tokenizer)
+
+
+@pytest.mark.parametrize("rejected", [[], None])
+def test_a_side_without_a_trained_token_is_refused(tmp_path, tokenizer, rejected):
+    with pytest.raises(RenderingError, match="line 1"):
+        load(write(tmp_path / "p.jsonl", pair(rejected=rejected)), tokenizer)
+
+
+def test_rows_that_are_too_long_are_refused_or_named_but_never_cut(tmp_path, tokenizer):
+    long = pair(rejected=[{"role": "assistant", "content": "stop(1)" * 100}])
+    path = write(tmp_path / "p.jsonl", pair(), long)
+    with pytest.raises(DataError, match="1 of 2 rows are longer than 150 tokens"):
+        load(path, tokenizer, max_length=150)
+    kept = load(path, tokenizer, max_length=150, too_long="drop")
+    assert len(kept.rows) == 1
+    assert kept.too_long == ("p.jsonl, line 2",)
+
+
+def test_sft_takes_every_chosen_chain_once(tmp_path, tokenizer):
+    other = pair(rejected=[{"role": "assistant", "content": "stop(30)"}])
+    rows = load(write(tmp_path / "p.jsonl", pair(), other), tokenizer, method="sft")
+    assert len(rows.rows) == 1
+    assert rows.repeated == 1
+    assert rows.rows[0].rejected is None
+
+
+def test_sft_reads_messages_and_prompt_with_completion_alike(tmp_path, tokenizer):
+    shapes = [{"messages": PROMPT + CHOSEN}, {"prompt": PROMPT, "completion": CHOSEN}]
+    made = [
+        load(write(tmp_path / f"{i}.jsonl", row), tokenizer, method="sft").rows[0].chosen
+        for i, row in enumerate(shapes)
+    ]
+    assert made[0] == made[1]
+    assert words(tokenizer, made[0]) == "add(12, 30)<|im_end|>stop(42)<|im_end|>"
+
+
+def test_a_malformed_line_is_named(tmp_path):
+    path = write(tmp_path / "p.jsonl", pair())
+    path.write_text(path.read_text() + '{"prompt": 3}\n')
+    with pytest.raises(DataError, match=r"p\.jsonl, line 2"):
+        list(read_records(path))
+
+
+def test_an_empty_file_is_refused(tmp_path, tokenizer):
+    with pytest.raises(DataError, match="nothing to train on"):
+        load(write(tmp_path / "p.jsonl"), tokenizer)
+
+
+def row_of(length: int, trained: int = 1, *, first: int = 0) -> Row:
+    mask = (False,) * (length - trained) + (True,) * trained
+    return Row("r", Rendered((first, *range(1, length)), mask))
+
+
+@given(
+    lengths=st.lists(st.integers(2, 60), min_size=1, max_size=80),
+    batch_size=st.integers(1, 9), per_step=st.integers(1, 5), epochs=st.integers(1, 3), seed=st.integers(0, 9),
+)
+def test_a_plan_takes_every_row_once_an_epoch_in_full_steps(lengths, batch_size, per_step, epochs, seed):
+    rows = [row_of(length) for length in lengths]
+    arguments = {"batch_size": batch_size, "per_step": per_step, "epochs": epochs, "seed": seed}
+    if len(rows) < per_step:
+        with pytest.raises(ConfigError, match="fewer rows"):
+            plan(rows, **arguments)
+        return
+    made = plan(rows, **arguments)
+    assert made == plan(rows, **arguments)
+    assert sorted(i for batch in made for i in batch.rows) == sorted([*range(len(rows))] * epochs)
+    assert len(made) % (per_step * epochs) == 0
+    assert all(batch.rows for batch in made)
+    for first in range(0, len(made), per_step):
+        step = made[first : first + per_step]
+        assert {batch.step_rows for batch in step} == {sum(len(batch.rows) for batch in step)}
+
+
+def test_micro_batches_never_exceed_the_batch_size_unless_rows_are_too_few_to_fill_a_step():
+    rows = [row_of(5 + i % 7) for i in range(101)]
+    sizes = [len(batch.rows) for batch in plan(rows, batch_size=4, per_step=3, epochs=1, seed=0)]
+    assert max(sizes) <= 4
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_plan_puts_similar_lengths_together():
+    rows = [row_of(2 + (37 * i) % 200) for i in range(400)]
+    batches = plan(rows, batch_size=8, per_step=1, epochs=1, seed=0)
+    spread = [max(rows[i].length for i in b.rows) - min(rows[i].length for i in b.rows) for b in batches]
+    assert sum(spread) / len(spread) < 40
+
+
+def test_a_batch_scores_each_trained_token_from_the_position_before_it():
+    rows = [row_of(6, 2, first=9), row_of(4, 1, first=9)]
+    batch = collate(rows, [0, 1])
+    assert batch["input_ids"].tolist() == [[9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 0, 0]]
+    assert batch["owner"].tolist() == [0, 0, 1]
+    assert batch["predictor"].tolist() == [3, 4, 2]
+    assert batch["target"].tolist() == [4, 5, 3]
+    assert batch["shared"] == 2, "the first predictor stands at 2"
+    assert batch["tokens"] == 10
+
+
+def test_the_shared_prefix_ends_where_sequences_differ():
+    assert collate([row_of(6, 1, first=1), row_of(6, 1, first=2)], [0, 1])["shared"] == 0
