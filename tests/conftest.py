@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is not a failure, and a run of the tests is the same every time.
+settings.register_profile("rightcall", deadline=None, derandomize=True)
+settings.load_profile("rightcall")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rightcall.chain import (
@@ -70,19 +71,31 @@ def _chain(
     slow = not right and rng.random() < 0.25
     steps = [_step(*w) for w in written]
     if rng.random() < (0.2 if role == "base" else 0.05):
-        wrong = ("premise(cold(x)", "Error: the call does not parse ('(' was never closed): "
-                 "'premise(cold(x)'. Write name(argument, ...) with literal arguments.",
-                 FailureKind.UNPARSABLE)  # fmt: skip
+        wrong = (
+            "premise(cold(x)",
+            "Error: the call does not parse ('(' was never closed): "
+            "'premise(cold(x)'. Write name(argument, ...) with literal arguments.",
+            FailureKind.UNPARSABLE,
+        )
         steps.insert(min(1, len(steps) - 1), _step(*wrong))
     if slow:
         filler = _step('think("I should look again.")', "noted")
         steps = [*steps[:-1], *[filler] * 20][:20]
     process = rng.random() < (0.75 if role == "base" else 0.96)
     return Chain(
-        key=digest(task, role, sample, problem.id), task=task, problem_id=problem.id, sample=sample,
-        source=role, model="tiny:teacher" if role == "teacher" else f"runs/demo/{task}/{role}", seed=0,
-        prompt=(Message(role="system", content=SYSTEM[task]), Message(role="user", content=problem.question)),
-        steps=tuple(steps), stop_reason=StopReason.STEP_BUDGET if slow else StopReason.STOPPED,
+        key=digest(task, role, sample, problem.id),
+        task=task,
+        problem_id=problem.id,
+        sample=sample,
+        source=role,
+        model="tiny:teacher" if role == "teacher" else f"runs/demo/{task}/{role}",
+        seed=0,
+        prompt=(
+            Message(role="system", content=SYSTEM[task]),
+            Message(role="user", content=problem.question),
+        ),
+        steps=tuple(steps),
+        stop_reason=StopReason.STEP_BUDGET if slow else StopReason.STOPPED,
         answer=None if slow else steps[-1].observation.text,
         outcome=Outcome.CORRECT if right else Outcome.INCORRECT,
         judgement=Judgement(
@@ -91,7 +104,7 @@ def _chain(
             measures={"exact_formalisations": 1.0 if right and process else rng.choice([0.6, 0.8])},
         ),
         difficulty=problem.difficulty,
-    )  # fmt: skip
+    )
 
 
 def _step(reply: str, observation: str, failure: FailureKind | None = None) -> Step:
@@ -101,18 +114,24 @@ def _step(reply: str, observation: str, failure: FailureKind | None = None) -> S
         else Call(name=reply.split("(")[0], args=(reply[reply.index("(") + 1 : -1].strip("'\""),))
     )
     return Step(
-        reply=reply, call=call, observation=Observation(text=observation, failure=failure),
-        prompt_tokens=180, completion_tokens=len(reply) // 3 + 1,
-    )  # fmt: skip
+        reply=reply,
+        call=call,
+        observation=Observation(text=observation, failure=failure),
+        prompt_tokens=180,
+        completion_tokens=len(reply) // 3 + 1,
+    )
 
 
 SYSTEM = {
-    "fol": "Decide whether the statement follows from the text. Formalise every sentence, state the goal, "
-    "have the prover decide, then stop.\nReply with one function call at a time.\nFunctions:\n"
+    "fol": "Decide whether the statement follows from the text. Formalise every sentence, state "
+    "the goal, have the prover decide, then stop.\nReply with one function call at a time.\n"
+    "Functions:\n"
     "premise(formula: str): Record a premise. Example: premise('cold(Anne)') -> premise 1: cold(Anne)\n"
-    "goal(formula: str): State what is to be decided.\ndecide(): Ask the prover.\nstop(answer: str): End.",
+    "goal(formula: str): State what is to be decided.\ndecide(): Ask the prover."
+    "\nstop(answer: str): End.",
     "math": "Solve the problem step by step.\nReply with one function call at a time.\nFunctions:\n"
-    "multiply(a: float, b: float): Multiply two numbers. Example: multiply(2, 3) -> 6\nstop(answer): End.",
+    "multiply(a: float, b: float): Multiply two numbers. Example: multiply(2, 3) -> 6\n"
+    "stop(answer): End.",
 }
 
 
@@ -123,7 +142,7 @@ def _fol(index: int, rng: random.Random) -> tuple[Problem, list[Written], list[W
     )
     who, hops = rng.choice(names), rng.randint(1, 5)
     chain = rng.sample(words, min(6, hops + 1))
-    rules = list(zip(chain, chain[1:], strict=False))
+    rules = list(pairwise(chain))
     text = [f"{who} is {chain[0]}."] + [f"All {a} people are {b}." for a, b in rules]
     question = " ".join(text) + f" True, False or Unknown: {who} is {chain[-1]}."
     good: list[Written] = [(f'premise("{chain[0]}({who})")', f"premise 1: {chain[0]}({who})")]
@@ -139,8 +158,10 @@ def _fol(index: int, rng: random.Random) -> tuple[Problem, list[Written], list[W
         f'premise("forall x ({b}(x) -> {a}(x))")',
         f"premise {len(rules) + 1}: ∀x ({b}(x) → {a}(x))",
     )
-    bad[-2:] = [("decide()", f"undecided: a world where {who} is not {chain[-1]} fits every premise"),
-                ('stop("Unknown")', "Unknown")]  # fmt: skip
+    bad[-2:] = [
+        ("decide()", f"undecided: a world where {who} is not {chain[-1]} fits every premise"),
+        ('stop("Unknown")', "Unknown"),
+    ]
     return (
         Problem(id=f"fol-test-0-{index}", question=question, answer="True", difficulty=hops),
         good,
@@ -155,18 +176,24 @@ def _math(index: int, rng: random.Random) -> tuple[Problem, list[Written], list[
         rng.randint(2, 12),
         rng.randint(2, 9),
     )
-    question = (f"A baker fills {boxes} boxes with {each} rolls each, eats {sold} of them and sells the rest "
-                f"for {price} dollars a roll. How many dollars does the baker earn?")  # fmt: skip
+    question = (
+        f"A baker fills {boxes} boxes with {each} rolls each, eats {sold} of them "
+        "and "
+        f"sells the rest for {price} dollars a roll. How many dollars does the baker earn?"
+    )
     total, left = boxes * each, boxes * each - sold
     good: list[Written] = [
-        (f"multiply({boxes}, {each})", str(total)), (f"subtract({total}, {sold})", str(left)),
-        (f"multiply({left}, {price})", str(left * price)), (f'stop("{left * price}")', str(left * price)),
-    ]  # fmt: skip
+        (f"multiply({boxes}, {each})", str(total)),
+        (f"subtract({total}, {sold})", str(left)),
+        (f"multiply({left}, {price})", str(left * price)),
+        (f'stop("{left * price}")', str(left * price)),
+    ]
     bad: list[Written] = [
-        good[0], (f"add({total}, {sold})", str(total + sold)),
+        good[0],
+        (f"add({total}, {sold})", str(total + sold)),
         (f"multiply({total + sold}, {price})", str((total + sold) * price)),
         (f'stop("{(total + sold) * price}")', str((total + sold) * price)),
-    ]  # fmt: skip
+    ]
     gold = Problem(
         id=f"math-test-0-{index}", question=question, answer=str(left * price), difficulty=2 + index % 4
     )
@@ -186,18 +213,31 @@ def _training(folder: Path, rng: random.Random) -> None:
         path.parent.mkdir(parents=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     statistics = {
-        "pairs": 640, "problems": 371, "strategies": {"chain": 402, "step": 238},
+        "pairs": 640,
+        "problems": 371,
+        "strategies": {"chain": 402, "step": 238},
         "sources": {"student > student": 512, "teacher > student": 128},
         "characters": {"chosen_mean": 211.4, "rejected_mean": 198.02, "chosen_longer": 0.53},
-        "duplicates": 0, "length_correlation": 0.87,
-    }  # fmt: skip
+        "duplicates": 0,
+        "length_correlation": 0.87,
+    }
     (folder / "pairs.json").write_text(json.dumps(statistics))
     candidates = tuple(
-        Candidate(name=name, accuracy=_rate(v), right_reason=_rate(v - 0.02), invalid_call_rate=0.01,
-                  steps=6.2, stop_reasons={StopReason.STOPPED: 100})
-        for name, v in (("checkpoint-20", 0.71), ("checkpoint-40", 0.88), ("checkpoint-60", 0.93),
-                        ("checkpoint-80", 0.93))
-    )  # fmt: skip
+        Candidate(
+            name=name,
+            accuracy=_rate(v),
+            right_reason=_rate(v - 0.02),
+            invalid_call_rate=0.01,
+            steps=6.2,
+            stop_reasons={StopReason.STOPPED: 100},
+        )
+        for name, v in (
+            ("checkpoint-20", 0.71),
+            ("checkpoint-40", 0.88),
+            ("checkpoint-60", 0.93),
+            ("checkpoint-80", 0.93),
+        )
+    )
     made = Selection(best="checkpoint-60", problems=100, candidates=candidates)
     (folder / "selection.json").write_text(made.model_dump_json())
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from rightcall.chain import Problem
 from rightcall.check import CheckReport, check_task, gold_chain
+from rightcall.errors import DataError
 from rightcall.functions import Stop, function
 from rightcall.task import Task
 from toys import SumTask
@@ -175,3 +176,22 @@ def test_a_task_without_problems_is_not_in_order() -> None:
 def test_a_report_is_read_back_from_its_json() -> None:
     report = check_task(altered(answer="9"), 2)
     assert CheckReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_split_without_data_is_named_and_the_others_are_checked() -> None:
+    class Partly(SumTask):
+        lost: tuple[str, ...] = ("test",)
+
+        def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
+            if split in self.lost:
+                raise DataError("no such file", value=split)
+            return super().problems(split, count, seed)
+
+    report = check_task(Partly(), 2)
+    assert report.ok
+    assert report.missing == {"test": "no such file: 'test'."}
+    assert "test is missing" in shown(report)
+    everything = Partly()
+    everything.lost = ("train", "validation", "test")
+    with pytest.raises(DataError, match="no such file"):
+        check_task(everything, 2)

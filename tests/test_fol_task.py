@@ -174,9 +174,10 @@ def test_the_task_is_loaded_by_name_with_options() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"hops": (0, 2)}, {"hops": (3, 2)}, {"hops": (1,)}, {"max_sentences": 2}]
+    "options",
+    [{"hops": (0, 2)}, {"hops": (3, 2)}, {"hops": (1,)}, {"max_sentences": 2}, {"provers": 3}],
 )
-def test_sizes_that_no_theory_can_have_are_refused(options: dict[str, object]) -> None:
+def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         FolTask(**options)  # type: ignore[arg-type]
 

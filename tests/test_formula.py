@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rightcall.tasks.fol.formula import (
@@ -203,6 +203,7 @@ def _bound(term: Term, name: str) -> Term:
     return Variable(name) if term == Constant("u") else term
 
 
+@settings(deadline=None)
 @given(_formulas())
 def test_a_printed_formula_reads_back_as_itself_in_both_styles(formula: Formula) -> None:
     assert parse(to_text(formula)) == formula
@@ -210,6 +211,7 @@ def test_a_printed_formula_reads_back_as_itself_in_both_styles(formula: Formula)
     assert not free_variables(formula)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="PQxab()~&|^-><=∀∃., '$", max_size=40))
 def test_any_text_is_read_or_refused_with_a_formula_error(text: str) -> None:
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import random
-import time
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal
@@ -13,16 +12,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rightcall import functions as functions_module
 from rightcall.chain import Call
 from rightcall.errors import CallError, DefinitionError, FailureKind
 from rightcall.functions import (
+    MAX_BROKEN_CALLS,
     MAX_OBSERVATION_CHARACTERS,
     MAX_REPLY_CHARACTERS,
     Function,
     FunctionSet,
     Limits,
     Role,
-    State,
     States,
     Stop,
     bind,
@@ -185,21 +185,29 @@ def test_no_reply_raises_anything_but_a_call_error(text: str) -> None:
         "((((" * 4000,
         "a(" * 9000,
         "add(1, 2)" * 2000,
+        "add(" + "1+" * 9000 + "1)",
+        "add(x" + ".y" * 9000 + ")",
+        "add(" + "9" * 4300 + ", 1)",
+        "\n".join(["f(x)"] * 4000),
     ],
-    ids=["nested", "minus", "open", "digits", "escapes", "parentheses", "prose", "many"],
+    ids=[
+        *["nested", "minus", "open", "digits", "escapes", "parentheses", "prose", "many"],
+        *["sum", "attributes", "long result", "unknown"],
+    ],
 )
-def test_hostile_text_is_answered_in_good_time(text: str) -> None:
-    started = time.process_time()
-    FUNCTIONS.reply(text, {})
-    parse_or_refuse(text)
-    assert time.process_time() - started < 20
+def test_hostile_text_is_answered(text: str) -> None:
+    observation = FUNCTIONS.reply(text, {}).observation
+    assert observation.failure is not None or observation.text.startswith("3")
+    assert len(observation.text) < 2000
 
 
-def parse_or_refuse(text: str) -> None:
-    try:
-        parse_calls(text, known=["add"])
-    except CallError as error:
-        assert error.kind in (FailureKind.NO_CALL, FailureKind.UNPARSABLE)
+def test_reading_costs_no_more_than_a_few_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = []
+    closing = functions_module._closing
+    monkeypatch.setattr(functions_module, "_closing", lambda *a: scans.append(a) or closing(*a))
+    FUNCTIONS.reply("add(" * 4000, {})
+    FUNCTIONS.reply("\n".join(["f(x"] * 4000), {})
+    assert 2 <= len(scans) <= 2 * MAX_BROKEN_CALLS
 
 
 def test_a_reply_that_is_too_long_is_refused_by_its_length() -> None:
@@ -249,6 +257,10 @@ def test_the_call_of_a_reply(text: str, call: str) -> None:
         ("add(__import__('os').getcwd(), 2)", FailureKind.UNPARSABLE),
         ("add(a=1, a=2)", FailureKind.UNPARSABLE),
         ("add(-True, 2)", FailureKind.UNPARSABLE),
+        ("add(1e999, 2)", FailureKind.UNPARSABLE),
+        ("add(-1e999, 2)", FailureKind.UNPARSABLE),
+        ("add('\\ud800', 2)", FailureKind.UNPARSABLE),
+        ("add({'\\ud800': 1}, 2)", FailureKind.UNPARSABLE),
     ],
 )
 def test_what_is_not_a_call_of_literals_is_refused_with_a_remedy(text: str, kind: FailureKind) -> None:
@@ -335,17 +347,37 @@ def test_binding_gives_typed_arguments_or_a_call_error(args: list[Any], kwargs: 
     try:
         positional, named = bind(add, Call(name="add", args=tuple(args), kwargs=kwargs))
     except CallError as error:
-        assert error.kind in (
-            FailureKind.MISSING_ARGUMENT,
-            FailureKind.UNEXPECTED_ARGUMENT,
-            FailureKind.WRONG_TYPE,
-        )
+        refused = error.kind
     else:
         assert positional == []
         assert {name: type(value) for name, value in named.items()} == {"a": int, "b": int}
+        return
+    assert refused in (
+        FailureKind.MISSING_ARGUMENT,
+        FailureKind.UNEXPECTED_ARGUMENT,
+        FailureKind.WRONG_TYPE,
+    )
 
 
 # --- running ------------------------------------------------------------------------------------
+
+
+def test_a_surrogate_in_a_result_is_replaced_since_no_file_could_hold_it() -> None:
+    @function(example="half()", trusted=True)
+    def half() -> str:
+        """Half a character."""
+        return "a\ud800b"
+
+    assert half.example_result == "a\ufffdb"
+
+
+def test_an_answer_that_is_not_text_becomes_text() -> None:
+    @function(example="end()", trusted=True)
+    def end() -> Stop:
+        """End."""
+        return Stop(5)  # type: ignore[arg-type]
+
+    assert FunctionSet([end]).reply("end()", {}).answer == "5"
 
 
 def test_an_observation_is_bounded_and_says_what_was_cut() -> None:
@@ -384,18 +416,13 @@ def test_what_a_function_gives_is_shown_as_text() -> None:
     assert FUNCTIONS.reply("add(2, 3)", {}).observation.text == "5"
 
 
-class Counter(State):
-    def __init__(self) -> None:
-        self.count = 0
-
-
 def test_every_kind_of_failure_is_reached_and_leaves_the_chain_alive() -> None:
-    @function(example="act('no')", limits=Limits(seconds=2, memory_mb=200))
-    def act(what: str, counter: Counter) -> str:
+    @function(example="act('no')", limits=Limits(seconds=3, memory_mb=200))
+    def act(what: str, tally: Tally) -> str:
         """Do something."""
         import os
 
-        counter.count += 1
+        tally.numbers.append(1)
         if what == "loop":
             while True:
                 pass
@@ -405,7 +432,7 @@ def test_every_kind_of_failure_is_reached_and_leaves_the_chain_alive() -> None:
             os._exit(1)
         if what == "fail":
             raise KeyError(what)
-        return f"{counter.count}"
+        return f"{len(tally.numbers)}"
 
     functions = FunctionSet([act])
     states: States = {}

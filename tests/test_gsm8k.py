@@ -191,6 +191,7 @@ def real(shared_data):
     return task, [*task.problems("train"), *task.problems("validation")]
 
 
+@pytest.mark.slow
 def test_nearly_all_real_annotations_reexecute(real):
     report = annotation_report(real[1])
     assert report.problems == 7473
@@ -199,6 +200,7 @@ def test_nearly_all_real_annotations_reexecute(real):
     assert 0.05 < 1 - report.answer_from_call / report.problems < 0.07
 
 
+@pytest.mark.slow
 def test_real_gold_chains_reach_the_answer(real):
     task, problems = real
     for problem in problems[:300]:

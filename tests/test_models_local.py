@@ -12,8 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from scipy.stats import chisquare
-from tiny_models import build_tiny
-from toys import SumTask
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from rightcall.chain import Message
@@ -22,6 +20,8 @@ from rightcall.models import Reply, Request, Sampling
 from rightcall.models.engine import Engine, Turn, sample, uniforms
 from rightcall.models.local import LocalModel
 from rightcall.rollout import Budget, Job, Setting, rollouts
+from tiny_models import build_tiny
+from toys import SumTask
 
 SYSTEM = Message(
     role="system",
@@ -152,9 +152,13 @@ def test_any_schedule_of_rows_gives_what_generate_gives(
     borrowed = AutoModelForCausalLM.from_pretrained(llama)
     with LocalModel(borrowed, _tokenizer(llama), name="m"):
         engine = Engine(borrowed, slots=slots, max_context=99, stop_ids=[2], prefill_tokens=prefill)
-        ids = {f"r{i}": tuple(range(3, 20 + head)) + tuple(tail) for i, (head, tail, _) in enumerate(prompts)}
+        ids = {
+            f"r{i}": tuple(range(3, 20 + head)) + tuple(tail)
+            for i, (head, tail, _) in enumerate(prompts)
+        }
         queue = [
-            Turn(row, ids[row], trunk, Sampling(max_tokens=prompts[i][2]), 0) for i, row in enumerate(ids)
+            Turn(row, ids[row], trunk, Sampling(max_tokens=prompts[i][2]), 0)
+            for i, row in enumerate(ids)
         ]
         said: dict[str, tuple[int, ...]] = {}
         for turn in queue[:slots]:
@@ -179,7 +183,8 @@ def _tokenizer(folder: Path):  # type: ignore[no-untyped-def]
 def test_a_sampled_chain_is_the_same_alone_and_in_a_batch(llama: Path) -> None:
     sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=8)
     requests = [
-        Request(chain=f"c{i}", messages=(SYSTEM, question(i)), sampling=sampling, seed=i) for i in range(6)
+        Request(chain=f"c{i}", messages=(SYSTEM, question(i)), sampling=sampling, seed=i)
+        for i in range(6)
     ]
     with LocalModel.load(llama, capacity=6) as model:
         together = ask(model, requests)
@@ -234,7 +239,9 @@ def test_a_lora_adapter_speaks_as_peft_does(llama: Path, tmp_path: Path, merge: 
     )
     tuned.save_pretrained(tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(llama)
-    reference = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), tmp_path / "adapter")
+    reference = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(llama), tmp_path / "adapter"
+    )
     with LocalModel.load(llama, adapter=tmp_path / "adapter", merge=merge) as model:
         seen = conversations(model, chains=4, turns=2)
     for prompt, reply in seen:
@@ -373,7 +380,10 @@ def test_samples_follow_the_tempered_and_cut_distribution(temperature: float, to
     wanted /= wanted.sum()
     uniform = torch.from_numpy(uniforms(np.arange(count, dtype=np.uint64), np.zeros(count, np.int64)))
     drawn = sample(
-        logits.expand(count, -1), torch.full((count,), temperature), torch.full((count,), top_p), uniform
+        logits.expand(count, -1),
+        torch.full((count,), temperature),
+        torch.full((count,), top_p),
+        uniform,
     )
     seen = torch.bincount(drawn, minlength=6).numpy()
     kept = wanted.numpy() > 0

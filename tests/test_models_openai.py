@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import build_tiny
-from toys import SumTask
 
 from rightcall.chain import Message, Outcome
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import Reply, Request, Sampling
 from rightcall.models.openai_compatible import OpenAICompatible
 from rightcall.rollout import Budget, Job, Setting, rollouts
+from tiny_models import build_tiny
+from toys import SumTask
 
 KEY = "sk-very-secret-value"
 
@@ -149,7 +149,11 @@ def test_a_request_carries_sampling_seed_and_key_and_usage_is_counted() -> None:
         }
     ]
     assert server.keys == [f"Bearer {KEY}"]
-    assert (model.usage.requests, model.usage.prompt_tokens, model.usage.completion_tokens) == (1, 11, 3)
+    assert (model.usage.requests, model.usage.prompt_tokens, model.usage.completion_tokens) == (
+        1,
+        11,
+        3,
+    )
 
 
 def test_the_length_field_can_be_the_newer_one() -> None:
@@ -289,8 +293,9 @@ def test_the_hosted_service_needs_a_key_and_a_server_of_ones_own_does_not(
     with FaultServer(says("ok")) as server:
         reply, _ = answer(server)
     assert isinstance(reply, Reply)
-    with pytest.raises(ConfigError):
-        OpenAICompatible("m", "not a url\x00")
+    for wrong in ("localhost:8000", "http://host\x00/v1"):
+        with pytest.raises(ConfigError, match="not the URL"):
+            OpenAICompatible("m", wrong)
 
 
 def test_a_dead_server_is_named_without_its_password() -> None:
@@ -312,15 +317,23 @@ def real_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": str(tmp_path),
+    }
     command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder)]
     log = (tmp_path / "log").open("w+")
-    with log, subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-        env=environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    ) as server:
+    with (
+        log,
+        subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        ) as server,
+    ):
         try:
             _wait_for(f"http://127.0.0.1:{port}/health", server, log)
             yield f"http://127.0.0.1:{port}/v1", folder

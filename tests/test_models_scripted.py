@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from toys import SumTask
 
 from rightcall.chain import Message, Outcome, StopReason
 from rightcall.errors import ModelError
 from rightcall.models import Reply, Request
 from rightcall.models.scripted import GoldPlayer, Scripted
 from rightcall.rollout import Job, Setting, rollouts, solve
+from toys import SumTask
 
 TASK = SumTask()
 SETTING = Setting(TASK, TASK.function_set(), "teacher")
@@ -29,7 +29,10 @@ def test_the_gold_player_solves_every_problem_right_in_any_order() -> None:
     with GoldPlayer(problems, capacity=3) as model:
         chains = list(rollouts(SETTING, model, [Job(p) for p in reversed(problems)]))
     assert [c.outcome for c in chains] == [Outcome.CORRECT] * 10
-    assert all(tuple(s.reply for s in c.steps) == p.gold for c, p in zip(chains, reversed(problems)))
+    assert all(
+        tuple(s.reply for s in c.steps) == p.gold
+        for c, p in zip(chains, reversed(problems), strict=True)
+    )
 
 
 def test_a_sequence_is_played_turn_by_turn_to_each_chain() -> None:

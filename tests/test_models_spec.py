@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from tiny_models import build_tiny
-from toys import SumTask
 
 from rightcall import tiny
 from rightcall.errors import ConfigError, RightCallError
 from rightcall.models.spec import ModelSpec, open_model
+from tiny_models import build_tiny
+from toys import SumTask
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,9 @@ def test_a_step_pair_is_classed_by_the_failure_of_the_rejected_call() -> None:
     ids=["one continues the other", "observations differ", "the same call in other words"],
 )
 def test_chains_without_a_real_parting_of_ways_make_no_step_pair(wrong: Chain) -> None:
-    assert list(make_pairs([RIGHT, wrong], STEPS)) == []
+    dropped: Counter[str] = Counter()
+    assert list(make_pairs([RIGHT, wrong], STEPS, dropped)) == []
+    assert dropped == {"problem whose chains make no pair": 1}
 
 
 def test_errored_and_cut_chains_are_never_rejected() -> None:
@@ -301,6 +303,7 @@ def test_a_pairs_file_opens_as_a_data_set_whatever_its_first_rows_lack(
     assert [PreferencePair.model_validate(row) for row in together] == mixed_pairs()[::order]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the library that is tried out, not ours
 def test_trl_trains_one_step_on_a_pairs_file_as_it_is(tmp_path: Path) -> None:
     from datasets import load_dataset

@@ -3,16 +3,17 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import build_tokenizer
 
 from rightcall.errors import RenderingError
 from rightcall.rendering import Renderer
+from tiny_models import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 ROLES = st.sampled_from(["system", "user", "assistant"])
 CONVERSATIONS = st.lists(
     st.builds(lambda role, content: {"role": role, "content": content}, ROLES, st.text(max_size=20)),
-    min_size=1, max_size=8,
+    min_size=1,
+    max_size=8,
 ).filter(lambda messages: messages[0]["role"] != "assistant")
 STRIPPING = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] | trim }}<|im_end|>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,21 +12,23 @@ import pytest
 
 import toys
 from report_run import make_run
-from rightcall.chain import Chain, ChainStore, Message, Observation, Step, StopReason
+from rightcall.chain import Chain, ChainStore, Message, Observation, Outcome, Step, StopReason
 from rightcall.errors import DataError, FailureKind
 from rightcall.report import RunData, TaskData, load_run, render_report, write_report
-from rightcall.report.page import MAX_CHARACTERS, bounded, pick, visible
+from rightcall.report.page import pick
 from rightcall.report.plots import curves, ending
+from rightcall.report.text import MAX_CHARACTERS, bounded, visible
 
 HOSTILE = (
-    "</pre><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>\" onload=\"window.pwned=3"
-    "{{ 7*7 }}</style><svg onload=window.pwned=4><a href='javascript:window.pwned=5'>x</a>\u202etxt\x1b[31m"
+    "</pre><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>"
+    '" onload="window.pwned=3 {{ 7*7 }}</style><svg onload=window.pwned=4>'
+    "<a href='javascript:window.pwned=5'>x</a>\u202etxt\x1b[31m"
 )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "demo", count=40)
+    return make_run(tmp_path_factory.mktemp("runs") / "demo", count=24)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,11 @@ def test_a_whole_run_is_read(run: RunData) -> None:
     for task in run.tasks:
         assert list(task.evaluations) == ["base", "teacher", "control", "tuned"]
         assert [(c.a, c.b) for c in task.comparisons] == [
-            ("base", "tuned"), ("control", "tuned"), ("teacher", "tuned"), ("base", "control"),
-        ]  # fmt: skip
+            ("base", "tuned"),
+            ("control", "tuned"),
+            ("teacher", "tuned"),
+            ("base", "control"),
+        ]
         assert all(d.wilcoxon_holm is not None for c in task.comparisons for d in c.results.values())
         assert set(task.metrics) == {"sft", "dpo"}
         assert task.selections[""].best == "checkpoint-60"
@@ -63,8 +67,16 @@ def test_budgets_are_those_of_the_runs_config(tmp_path: Path) -> None:
 def test_the_page_shows_the_figures(run: RunData, page: str) -> None:
     d = run.tasks[0].comparisons[0].headline
     assert f"{100 * d.difference:+.1f} <small>points" in page
-    for text in ("right for the right reason", "wins / losses / ties", "exact formalisations", "pass@4",
-                 "Checkpoint kept", "rewards/margins", "student &gt; student", "difficulty 3"):  # fmt: skip
+    for text in (
+        "right for the right reason",
+        "wins / losses / ties",
+        "exact formalisations",
+        "pass@4",
+        "Checkpoint kept",
+        "rewards/margins",
+        "student &gt; student",
+        "difficulty 3",
+    ):
         assert text in page
     assert page.count('<svg aria-hidden="true"') + page.count("<svg ") > 10
     assert page.index("95% interval") < page.index("Wilcoxon p =")
@@ -111,8 +123,11 @@ def test_examples_are_chosen_by_hash_within_quota(run: RunData) -> None:
     assert kinds.count("broken") <= 3
     assert pick(task, 12) == chosen
     assert all(e.question and e.gold for e in chosen.shown)
-    total = sum(1 for i, c in task.chains["base"].items()
-                if c.outcome == "incorrect" and task.chains["tuned"][i].outcome == "correct")  # fmt: skip
+    total = sum(
+        1
+        for i, c in task.chains["base"].items()
+        if c.outcome == "incorrect" and task.chains["tuned"][i].outcome == "correct"
+    )
     assert chosen.totals["fixed"] == total
     assert pick(task, 0) is None
 
@@ -148,8 +163,14 @@ def test_unreadable_and_unequal_parts_become_notes(tmp_path: Path) -> None:
     (task / "eval" / "tuned.jsonl").unlink()
     ChainStore(task / "eval" / "tuned.jsonl").append(kept[:-2])
     notes = "\n".join(load_run(made).tasks[0].notes)
-    for fault in ("pairs.json cannot be read", "selection.json cannot be read", "line 17 is not JSON",
-                  "control: ", "tuned: 2 problems were not attempted", "the problem sets differ"):  # fmt: skip
+    for fault in (
+        "pairs.json cannot be read",
+        "selection.json cannot be read",
+        "line 17 is not JSON",
+        "control: ",
+        "tuned: 2 problems were not attempted",
+        "the problem sets differ",
+    ):
         assert fault in notes
 
 
@@ -158,7 +179,9 @@ def test_errored_chains_are_reported_and_left_out_on_both_sides(tmp_path: Path) 
     path = made / "fol" / "eval" / "tuned.jsonl"
     kept = list(ChainStore(path))
     path.unlink()
-    broken = kept[0].model_copy(update={"outcome": "errored", "stop_reason": StopReason.MODEL_ERROR})
+    broken = kept[0].model_copy(
+        update={"outcome": Outcome.ERRORED, "stop_reason": StopReason.MODEL_ERROR}
+    )
     ChainStore(path).append([broken, *kept[1:]])
     task = load_run(made).tasks[0]
     assert task.comparisons[0].dropped == (broken.problem_id,)
@@ -216,22 +239,37 @@ def hostile_run(folder: Path) -> RunData:
 
     def spoiled(chain: Chain) -> Chain:
         update: dict[str, Any] = {
-            "steps": (step, *chain.steps), "answer": HOSTILE, "model": HOSTILE,
+            "steps": (step, *chain.steps),
+            "answer": HOSTILE,
+            "model": HOSTILE,
             "prompt": (Message(role="system", content=HOSTILE), Message(role="user", content=HOSTILE)),
             "judgement": chain.judgement.model_copy(update={"evidence": (HOSTILE,)}),
-        }  # fmt: skip
+        }
         return chain.model_copy(update=update)
 
     evil = {r: {i: spoiled(c) for i, c in chains.items()} for r, chains in task.chains.items()}
-    evaluations = {r: e.model_copy(update={"model": HOSTILE, "measures": {HOSTILE: 0.5}})
-                   for r, e in task.evaluations.items()}  # fmt: skip
-    problems = {i: p.model_copy(update={"question": HOSTILE, "answer": HOSTILE})
-                for i, p in task.problems.items()}  # fmt: skip
+    evaluations = {
+        r: e.model_copy(update={"model": HOSTILE, "measures": {HOSTILE: 0.5}})
+        for r, e in task.evaluations.items()
+    }
+    problems = {
+        i: p.model_copy(update={"question": HOSTILE, "answer": HOSTILE})
+        for i, p in task.problems.items()
+    }
     metrics = {"dpo": [{"step": i, HOSTILE: i} for i in range(5)]}
     spoilt = TaskData(
-        **{**vars(task), "chains": evil, "evaluations": evaluations, "problems": problems, "name": HOSTILE,
-           "metrics": metrics, "pairs": {HOSTILE: HOSTILE}, "notes": (HOSTILE,), "missing": (HOSTILE,)}
-    )  # fmt: skip
+        **{
+            **vars(task),
+            "chains": evil,
+            "evaluations": evaluations,
+            "problems": problems,
+            "name": HOSTILE,
+            "metrics": metrics,
+            "pairs": {HOSTILE: HOSTILE},
+            "notes": (HOSTILE,),
+            "missing": (HOSTILE,),
+        }
+    )
     return RunData(name=HOSTILE, tasks=(spoilt,), config=HOSTILE)
 
 
@@ -241,12 +279,26 @@ def browser() -> Iterator[Any]:
     if chromium is None:
         pytest.skip("chromium is not installed")
     playwright = pytest.importorskip("playwright.sync_api")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=chromium, args=options)
         yield opened
         opened.close()
+
+
+def saved(page: str, folder: Path) -> Path:
+    path = folder / "report.html"
+    path.write_text(page)
+    return path
 
 
 class Opened:
@@ -254,6 +306,7 @@ class Opened:
 
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
         self.page = browser.new_page(**options)
+        self.page.set_default_timeout(120_000)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda m: self.complaints.append(m.text))
@@ -280,24 +333,29 @@ def test_the_page_loads_quietly_and_fits_wide_and_narrow(
         opened.page.close()
 
 
-def test_filters_show_one_kind_and_find_words(browser: Any, run: RunData, tmp_path: Path) -> None:
-    page = Opened(browser, write_report(run, tmp_path / "report.html")).page
-    box = page.locator("[data-browser]").first
+def test_filters_show_one_kind_and_find_words(
+    browser: Any, run: RunData, page: str, tmp_path: Path
+) -> None:
+    examples = pick(run.tasks[0], 12)
+    assert examples is not None
+    kind = examples.shown[-1].kind
+    opened = Opened(browser, saved(page, tmp_path)).page
+    box = opened.locator("[data-browser]").first
     everything = box.locator(".example").count()
     shown = box.locator(".example:visible")
-    assert shown.count() == everything > 3
-    box.locator("button[data-kind=broken]").click()
+    assert shown.count() == everything == len(examples.shown)
+    assert kind != examples.shown[0].kind
+    box.locator(f"button[data-kind={kind}]").click()
     assert 0 < shown.count() < everything
-    assert set(shown.evaluate_all("all => all.map(e => e.dataset.kind)")) == {"broken"}
-    assert box.locator("button[data-kind=broken]").get_attribute("aria-pressed") == "true"
+    assert set(shown.evaluate_all("all => all.map(e => e.dataset.kind)")) == {kind}
+    assert box.locator(f"button[data-kind={kind}]").get_attribute("aria-pressed") == "true"
     box.locator("button[data-kind='']").click()
-    problem_id = json.loads(json.dumps(pick(run.tasks[0], 12).shown[2].problem_id))  # type: ignore[union-attr]
-    box.locator("input").fill(f"{problem_id} ")
+    box.locator("input").fill(f"{examples.shown[1].problem_id} ")
     assert 1 <= shown.count() < everything
     assert f"{shown.count()} of {everything} shown" in box.locator("output").inner_text()
     box.locator("input").fill("no such words")
     assert shown.count() == 0
-    page.close()
+    opened.close()
 
 
 def test_hostile_text_is_inert_everywhere(browser: Any, tmp_path: Path) -> None:
@@ -317,13 +375,10 @@ def test_hostile_text_is_inert_everywhere(browser: Any, tmp_path: Path) -> None:
     opened.page.close()
 
 
-def test_the_policy_stops_a_script_that_is_not_the_pages_own(
-    browser: Any, run: RunData, tmp_path: Path
-) -> None:
+def test_the_policy_stops_a_foreign_script(browser: Any, page: str, tmp_path: Path) -> None:
     """Were escaping ever to fail, the browser still refuses."""
-    path = tmp_path / "report.html"
-    path.write_text(render_report(run).replace("</main>", "<script>window.pwned=1</script></main>"))
-    opened = Opened(browser, path)
+    injected = page.replace("</main>", "<script>window.pwned=1</script></main>")
+    opened = Opened(browser, saved(injected, tmp_path))
     assert opened.page.evaluate("window.pwned") is None
     assert any("Content Security Policy" in c for c in opened.complaints)
     opened.page.close()

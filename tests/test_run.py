@@ -22,6 +22,12 @@ from rightcall.pairs import read_pairs
 from rightcall.run import STAGES, RunResult, _claimed, run_all, tuned
 from tiny_models import build_tiny
 
+pytestmark = [
+    pytest.mark.slow,
+    # peft's own call of a deprecated name
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+]
+
 CONFIG = """
 name = "toy"
 seed = 5
@@ -32,7 +38,7 @@ student = {{ model = "{student}", capacity = 4 }}
 
 [collect]
 teacher.samples = 1
-student = {{ samples = 2, sampling.max_tokens = 48, budget.steps = 2 }}
+student = {{ samples = 2, max_tokens = 48, steps = 2 }}
 
 [train.sft]
 batch_size = 4
@@ -189,7 +195,9 @@ def test_a_run_with_other_settings_is_refused_with_the_keys(
     resumed: RunResult, config_file: Path
 ) -> None:
     other = load_config(config_file, ["tasks.sums.train.dpo.beta=0.5", "evaluate.samples=2"])
-    with pytest.raises(ConfigError, match="tasks.sums.evaluate.samples, tasks.sums.train.dpo.beta"):
+    with pytest.raises(
+        ConfigError, match=r"tasks\.sums\.evaluate\.samples, tasks\.sums\.train\.dpo\.beta"
+    ):
         run_all(other, resumed.folder.parent)
 
 

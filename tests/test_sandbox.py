@@ -364,7 +364,7 @@ def test_a_function_fails_with_the_same_words_in_a_worker_as_here() -> None:
 
 
 def test_a_stopped_call_leaves_the_state_it_found() -> None:
-    @function(example="write(1)", limits=Limits(seconds=0.3))
+    @function(example="write(1)", limits=Limits(seconds=2))
     def write(pages: int, book: Book) -> int:
         """Write pages."""
         book.pages += pages

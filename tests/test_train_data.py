@@ -2,13 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import build_tokenizer
 
 from rightcall.errors import ConfigError, DataError, RenderingError
 from rightcall.rendering import Rendered, Renderer
 from rightcall.train.data import Row, collate, load_rows, plan, read_records
+from tiny_models import build_tokenizer
 
 PROMPT = [
     {"role": "system", "content": "Reply with one function call at a time."},
@@ -70,7 +70,7 @@ def test_sampled_ids_are_trained_as_they_were_said(tmp_path, tokenizer):
     said = [*[tokenizer.encode(c)[0] for c in "stop(12)"], tokenizer.eos_token_id]
     plain = (*tokenizer.encode("stop(12)"), tokenizer.eos_token_id)
     assert tuple(said) != plain
-    path = write(tmp_path / "p.jsonl", pair(rejected_ids=[" ".join(map(str, said))]))
+    path = write(tmp_path / "p.jsonl", pair(rejected_ids=[said]))
     (row,) = load(path, tokenizer).rows
     assert row.rejected is not None
     kept = [t for t, on in zip(row.rejected.ids, row.rejected.trained, strict=True) if on]
@@ -80,8 +80,10 @@ def test_sampled_ids_are_trained_as_they_were_said(tmp_path, tokenizer):
 def test_sampled_ids_in_the_prompt_keep_it_a_prefix(tmp_path, tokenizer):
     said = [*[tokenizer.encode(c)[0] for c in "add(12, 30)"], tokenizer.eos_token_id]
     row = pair(
-        prompt=PROMPT + CHOSEN[:2], chosen=CHOSEN[2:], rejected=REJECTED,
-        prompt_ids=[" ".join(map(str, said))],
+        prompt=PROMPT + CHOSEN[:2],
+        chosen=CHOSEN[2:],
+        rejected=REJECTED,
+        prompt_ids=" ".join(map(str, said)) + ";",
     )
     (made,) = load(write(tmp_path / "p.jsonl", row), tokenizer).rows
     assert words(tokenizer, made.chosen) == "stop(42)<|im_end|>"
@@ -146,11 +148,17 @@ def row_of(length: int, trained: int = 1, *, first: int = 0) -> Row:
     return Row("r", Rendered((first, *range(1, length)), mask))
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     lengths=st.lists(st.integers(2, 60), min_size=1, max_size=80),
-    batch_size=st.integers(1, 9), per_step=st.integers(1, 5), epochs=st.integers(1, 3), seed=st.integers(0, 9),
+    batch_size=st.integers(1, 9),
+    per_step=st.integers(1, 5),
+    epochs=st.integers(1, 3),
+    seed=st.integers(0, 9),
 )
-def test_a_plan_takes_every_row_once_an_epoch_in_full_steps(lengths, batch_size, per_step, epochs, seed):
+def test_a_plan_takes_every_row_once_an_epoch_in_full_steps(
+    lengths, batch_size, per_step, epochs, seed
+):
     rows = [row_of(length) for length in lengths]
     arguments = {"batch_size": batch_size, "per_step": per_step, "epochs": epochs, "seed": seed}
     if len(rows) < per_step:
@@ -177,7 +185,9 @@ def test_micro_batches_never_exceed_the_batch_size_unless_rows_are_too_few_to_fi
 def test_a_plan_puts_similar_lengths_together():
     rows = [row_of(2 + (37 * i) % 200) for i in range(400)]
     batches = plan(rows, batch_size=8, per_step=1, epochs=1, seed=0)
-    spread = [max(rows[i].length for i in b.rows) - min(rows[i].length for i in b.rows) for b in batches]
+    spread = [
+        max(rows[i].length for i in b.rows) - min(rows[i].length for i in b.rows) for b in batches
+    ]
     assert sum(spread) / len(spread) < 40
 
 

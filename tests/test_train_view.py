@@ -1,7 +1,6 @@
-from tiny_models import build_tokenizer
-
 from rightcall.rendering import Rendered, Renderer
 from rightcall.train.view import token_texts, tokens_html, tokens_text
+from tiny_models import build_tokenizer
 
 MESSAGES = [
     {"role": "user", "content": "is 1 < 2? [bold]naïve 🦊"},

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from rightcall.chain import Chain, Frozen, Outcome, Problem
-from rightcall.errors import CallError
+from rightcall.errors import CallError, DataError
 from rightcall.functions import Function, FunctionSet, example_result
 from rightcall.models import Reply
 from rightcall.pairs import normalised
@@ -52,6 +54,8 @@ class CheckReport(Frozen):
     """Problems that have no gold chain to re-execute."""
     flagged: dict[str, int]
     """Problems by flag."""
+    missing: dict[str, str] = Field(default_factory=dict)
+    """Splits whose data is not there, and what the task says of it."""
     findings: tuple[Finding, ...]
 
     @property
@@ -75,6 +79,8 @@ class CheckReport(Frozen):
             table.add_row(finding.what, str(finding.checked), failed + excused, first)
         if self.without_gold:
             table.add_row("without a gold chain", str(self.without_gold), "", "")
+        for split, reason in self.missing.items():
+            table.add_row(f"[yellow]{split} is missing[/]", "", "", escape(reason))
         for flag, count in self.flagged.items():
             table.add_row(f"flagged: {escape(flag)}", str(count), "", "")
         return table
@@ -92,7 +98,7 @@ def check_task(
     that cannot give problems at all raises its own error.
     """
     functions = task.function_set(subset)
-    splits = {split: list(task.problems(split, count, seed)) for split in SPLITS}
+    splits, missing = _splits(task, count, seed)
     problems = [problem for split in splits.values() for problem in split]
     flags = Counter(flag for problem in problems for flag in flags_of(problem))
     with_gold = [problem for problem in problems if problem.gold]
@@ -103,6 +109,7 @@ def check_task(
         problems={split: len(found) for split, found in splits.items()},
         without_gold=len(problems) - len(with_gold),
         flagged=dict(flags.most_common()),
+        missing=missing,
         findings=(
             _over_problems("gold chains re-executed", with_gold, partial(_gold_fault, task, functions)),
             _over_problems("labels proved", problems, task.prove),
@@ -112,6 +119,21 @@ def check_task(
             _finding("same seed, same problems", len(problems), _changed(task, splits, count, seed)),
         ),
     )
+
+
+def _splits(
+    task: Task, count: int | None, seed: int
+) -> tuple[dict[str, list[Problem]], dict[str, str]]:
+    splits: dict[str, list[Problem]] = {}
+    missing: dict[str, str] = {}
+    for split in SPLITS:
+        try:
+            splits[split] = list(task.problems(split, count, seed))
+        except DataError as error:
+            missing[split] = str(error)
+            if len(missing) == len(SPLITS):
+                raise
+    return splits, missing
 
 
 def flags_of(problem: Problem) -> tuple[str, ...]:

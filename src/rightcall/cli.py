@@ -205,7 +205,7 @@ def solve(
     from rightcall.models import Sampling
     from rightcall.models.spec import ModelSpec, open_model
 
-    loaded = _load(task, option)
+    loaded, spec = _load(task, option), ModelSpec.parse(model)
     if question is None:
         chosen = _problem(loaded, problem, split, seed)
     else:
@@ -218,7 +218,7 @@ def solve(
 
     if not as_json:
         terminal.show_problem(console, chosen)
-    with open_model(ModelSpec.parse(model), [chosen]) as opened:
+    with open_model(spec, [chosen]) as opened:
         chain = rollout.solve(
             loaded if question is None else terminal.Unjudged(loaded),
             chosen,

@@ -68,22 +68,49 @@ class Collect(Frozen):
     """Chains per problem; 0 leaves the role out."""
     problems: int | None = Field(None, ge=1)
     """Only the first so many training problems; all of them if not given."""
-    sampling: Sampling = Sampling(temperature=1.0)
-    budget: Budget = Budget()
+    temperature: float = Field(1.0, ge=0)
+    """Warm by default: samples of a problem should differ."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(256, ge=1)
+    """Tokens per reply at most."""
+    steps: int = Field(20, ge=1)
+    """Calls per chain at most."""
+    tokens: int = Field(4096, ge=1)
+    """Tokens per chain at most."""
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(steps=self.steps, tokens=self.tokens)
 
 
 class CollectBoth(Frozen):
     """Chains come from the teacher and, on-policy, from the student itself."""
 
-    teacher: Collect = Collect(samples=1)
-    student: Collect = Collect(samples=4)
+    teacher: Collect = Collect()
+    student: Collect = Collect()
+
+
+class Sft(TrainConfig):
+    """`TrainConfig` of the control."""
+
+    method: Literal["sft"] = "sft"
+
+
+class Dpo(TrainConfig):
+    """`TrainConfig` of the tuned model."""
+
+    method: Literal["dpo"] = "dpo"
 
 
 class Train(Frozen):
     """The two trainings of a run: a control that sees only what is chosen, and DPO."""
 
-    sft: TrainConfig = TrainConfig(method="sft")
-    dpo: TrainConfig = TrainConfig(method="dpo")
+    sft: Sft = Sft()
+    dpo: Dpo = Dpo()
     dpo_from: Literal["base", "sft"] = "base"
     """Where DPO starts: at the untouched student, or warm, at the SFT control."""
 
@@ -103,7 +130,7 @@ class Stages(Frozen):
     collect: CollectBoth = CollectBoth()
     pairs: PairConfig = PairConfig()
     train: Train = Train()
-    evaluate: EvaluateConfig = EvaluateConfig(samples=4)
+    evaluate: EvaluateConfig = EvaluateConfig()
     tolerate_errored: float = Field(0.02, ge=0, le=1)
     """Share of a stage's chains that may stay errored after a second try. They are left out: of the
     pairs, and of comparisons on both sides."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 import textwrap
 import typing
@@ -24,6 +25,8 @@ from rightcall.errors import CallError, DefinitionError, FailureKind, nearest
 
 MAX_REPLY_CHARACTERS = 20_000
 MAX_OBSERVATION_CHARACTERS = 1_000
+MAX_BROKEN_CALLS = 20
+"""Reading of a reply ends at so many calls that do not parse: each costs a scan of the rest."""
 
 
 class Role(StrEnum):
@@ -277,7 +280,8 @@ class FunctionSet:
         chosen = []
         for name in names:
             if name not in self.by_name:
-                raise DefinitionError("unknown function", value=name, remedy=nearest(name, self.by_name))
+                known = nearest(name, self.by_name)
+                raise DefinitionError("unknown function", value=name, remedy=known)
             chosen.append(self.by_name[name])
         return FunctionSet(chosen, self.max_observation)
 
@@ -301,11 +305,12 @@ class FunctionSet:
         """Check a call's arguments, run it, and bound what it gives back."""
         try:
             value = self._run(call, states)
+            if isinstance(value, Stop):
+                answer = _text(value.answer)
+                return Result(call, self._bounded(answer), answer)
+            return Result(call, self._bounded(_text(value)))
         except CallError as error:
             return Result(call, self._failed(error))
-        if isinstance(value, Stop):
-            return Result(call, self._bounded(value.answer), value.answer)
-        return Result(call, self._bounded(_text(value)))
 
     def _run(self, call: Call, states: States) -> Any:
         made = self.by_name.get(call.name)
@@ -340,6 +345,7 @@ class FunctionSet:
         return self._bounded(f"Error: {error}", failure=error.kind)
 
     def _bounded(self, text: str, failure: FailureKind | None = None) -> Observation:
+        text = _LONE_SURROGATE.sub("\ufffd", text)  # no file in UTF-8 could hold them
         cut = max(0, len(text) - self.max_observation)
         if cut:
             text = f"{text[: self.max_observation]}... [{cut} characters cut]"
@@ -347,7 +353,12 @@ class FunctionSet:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "done" if value is None else str(value)
+    if isinstance(value, str):
+        return value
+    try:
+        return "done" if value is None else str(value)
+    except Exception as error:  # a number of 5,000 digits
+        raise CallError(f"the result cannot be shown: {error}") from error
 
 
 # --- arguments ----------------------------------------------------------------------------------
@@ -432,6 +443,7 @@ def _argument_error(made: Function, error: ValidationError) -> CallError:
 
 # --- parsing ------------------------------------------------------------------------------------
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _NAME_BEFORE_PARENTHESIS = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\s*\(")
 
 
@@ -453,25 +465,26 @@ def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
     names = set(known)
     found: list[Call] = []
     problem: CallError | None = None
-    position = 0
-    while match := _NAME_BEFORE_PARENTHESIS.search(text, position):
+    position = broken = 0
+    while broken < MAX_BROKEN_CALLS and (match := _NAME_BEFORE_PARENTHESIS.search(text, position)):
         position = match.end()
-        if match[1] not in names and not _starts_line(text, match.start()):
+        wanted = match[1] in names
+        if not wanted and not _starts_line(text, match.start()):
             continue
         end = _closing(text, match.end() - 1)
-        if match[1] not in names and end is None:
+        if not wanted and end is None:
+            broken += 1
             continue
         try:
-            call = _literal_call(text[match.start() : end])
+            found.append(_literal_call(text[match.start() : end]))
         except CallError as error:
-            if problem is None and (match[1] in names or _starts_line(text, match.start())):
-                problem = error
-        else:
-            found.append(call)
+            broken += 1
+            problem = problem or error
+            if not wanted:  # `print(add(1, 2))` is a call of add
+                continue
         position = end if end is not None else position
-    in_set = [call for call in found if call.name in names]
-    if in_set or found:
-        return in_set or found
+    if found:
+        return [call for call in found if call.name in names] or found
     raise problem or CallError(
         "no function call in the reply", value=_shorten(text),
         remedy="Reply with one call such as name(argument).", kind=FailureKind.NO_CALL,
@@ -522,19 +535,29 @@ def _literal_call(source: str) -> Call:
     for keyword in node.keywords:
         if keyword.arg is None:
             raise _not_literal(keyword.value)
+        if keyword.arg in kwargs:
+            raise CallError(
+                f"argument {keyword.arg!r} is given twice", value=_shorten(source),
+                remedy="Give each argument once.", kind=FailureKind.UNPARSABLE,
+            )
         kwargs[keyword.arg] = _literal(keyword.value)
     return Call(name=node.func.id, args=tuple(_literal(a) for a in node.args), kwargs=kwargs)
 
 
 def _literal(node: ast.expr) -> JSON:
-    """The value of a literal node; JSON types only (tuples become lists)."""
+    """The value of a literal node; JSON types only (tuples become lists), and only what a JSON
+    file in UTF-8 can hold: no infinite numbers, no lone surrogates."""
     match node:
+        case ast.Constant(value=float() as value) if not math.isfinite(value):
+            raise _not_literal(node)
+        case ast.Constant(value=str() as value) if _LONE_SURROGATE.search(value):
+            raise _not_literal(node)
         case ast.Constant(value=value) if value is None or isinstance(value, (bool, int, float, str)):
             return value
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant(value=value)) if (
-            isinstance(value, (int, float)) and not isinstance(value, bool)
-        ):
-            return -value if isinstance(sign, ast.USub) else value
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=ast.Constant() as operand):
+            value = _literal(operand)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return -value if isinstance(sign, ast.USub) else value
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_literal(item) for item in items]
         case ast.Dict(keys=keys, values=values):
@@ -542,17 +565,24 @@ def _literal(node: ast.expr) -> JSON:
             for key, item in zip(keys, values, strict=True):
                 if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
                     raise _not_literal(key or item)
-                made[key.value] = _literal(item)
+                made[_literal(key)] = _literal(item)
             return made
     raise _not_literal(node)
 
 
 def _not_literal(node: ast.expr) -> CallError:
     return CallError(
-        "an argument is not a literal", value=_shorten(ast.unparse(node)),
+        "an argument is not a literal", value=_shorten(_source_of(node)),
         remedy="Use numbers, quoted strings, True, False, None, lists or dicts.",
         kind=FailureKind.UNPARSABLE,
     )
+
+
+def _source_of(node: ast.expr) -> str:
+    try:
+        return ast.unparse(node).encode(errors="backslashreplace").decode()
+    except (RecursionError, ValueError):  # a long chain of operators; a number of 5,000 digits
+        return "a long expression"
 
 
 def _shorten(text: str, limit: int = 80) -> str:

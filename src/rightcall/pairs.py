@@ -354,7 +354,7 @@ def _problem_pairs(
     dialect = DIALECTS[config.dialect]
     names = [name for name, weight in config.strategies.items() if weight > 0]
     waiting = {name: _candidates(STRATEGIES[name], right, wrong, dialect) for name in names}
-    for _ in range(config.max_per_problem):
+    for made in range(config.max_per_problem):
         first = generator.choices(names, [config.strategies[name] for name in names])[0]
         for name in [first, *(n for n in names if n != first)]:
             pair = next((p for p in waiting[name] if _fresh(p, seen, dropped)), None)
@@ -362,6 +362,8 @@ def _problem_pairs(
                 yield pair
                 break
         else:
+            if not made:
+                dropped["problem whose chains make no pair"] += 1
             return
 
 

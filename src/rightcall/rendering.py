@@ -68,7 +68,8 @@ class Renderer:
     ) -> None:
         if not tokenizer.chat_template:
             raise RenderingError(
-                "the tokenizer has no chat template", value=tokenizer.name_or_path,
+                "the tokenizer has no chat template",
+                value=tokenizer.name_or_path,
                 remedy="Use an instruct model, or set tokenizer.chat_template.",
             )
         self.tokenizer = tokenizer
@@ -80,18 +81,24 @@ class Renderer:
         """The template's text; with `reply_next` it ends where the model's turn begins."""
         try:
             made: Any = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=reply_next  # type: ignore[arg-type]
+                list(messages),  # type: ignore[arg-type]
+                tokenize=False,
+                add_generation_prompt=reply_next,
             )
         except TemplateError as error:
             raise RenderingError(
-                "the chat template refuses this conversation", value=str(error),
-                remedy="Use a template that takes system turns and alternating user and assistant turns.",
+                "the chat template refuses this conversation",
+                value=str(error),
+                remedy="Use a template that takes system turns and alternating other turns.",
             ) from error
         return str(made)
 
     def render(
-        self, messages: Sequence[Message],
-        completions: Sequence[Sequence[int] | None] = (), *, reply_next: bool = False,
+        self,
+        messages: Sequence[Message],
+        completions: Sequence[Sequence[int] | None] = (),
+        *,
+        reply_next: bool = False,
     ) -> Rendered:
         """Ids and mask of a conversation.
 
@@ -191,7 +198,7 @@ class Renderer:
         return found
 
     def _tokenised(self, texts: list[str]) -> list[tuple[int, ...]]:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         plain = backend is not None and backend.padding is None and backend.truncation is None
         if plain and hasattr(backend, "encode_batch_fast"):  # without offsets: three times as fast
             made = backend.encode_batch_fast(texts, add_special_tokens=False)

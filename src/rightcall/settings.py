@@ -38,9 +38,10 @@ def set_key(table: Table, override: str) -> None:
 
 def _literal(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
+        read = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    return read["value"] if read.keys() == {"value"} else text
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from typing import TextIO
 
 from rich import box
 from rich.console import Console
@@ -32,12 +33,18 @@ MARK = {
 
 def out() -> Console:
     """Results: standard output."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return _console(sys.stdout)
 
 
 def log() -> Console:
     """Where a run stands: standard error, so that results can be piped."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return _console(sys.stderr)
+
+
+def _console(file: TextIO) -> Console:
+    """Off a terminal lines are not wrapped, and tables have room for their cells."""
+    terminal = file.isatty()
+    return Console(file=file, highlight=False, soft_wrap=not terminal, width=None if terminal else 200)
 
 
 def say(text: str, *, quiet: bool = False) -> None:

@@ -29,9 +29,12 @@ ATTENTION = "rightcall_slots"
 CHUNK = 64
 """Keys that decoding rows attend to at a time."""
 
+FIRST = 320
+"""Tokens per slot that the first allocation holds: growing means copying everything."""
+
 
 class Slab:
-    """Per layer, keys and values as `[slots, heads, length, dim]`; the length grows by doubling."""
+    """Per layer, keys and values as `[slots, heads, length, dim]`; the length grows by half."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -43,7 +46,7 @@ class Slab:
         """Make room for `length` tokens in every slot."""
         if length <= self.length:
             return
-        self.length = max(length, 2 * self.length, CHUNK)
+        self.length = max(length, 3 * self.length // 2, FIRST)
         self.keys = [self._grown(k) for k in self.keys]
         self.values = [self._grown(v) for v in self.values]
 
@@ -120,7 +123,12 @@ class Group:
         return self._biases[window]
 
     def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, layer: int, bias: Tensor,
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        layer: int,
+        bias: Tensor,
         softcap: float | None,
     ) -> Tensor:
         """Scaled queries `[m, heads, dim]` → outputs of the same shape."""
@@ -195,8 +203,14 @@ class Plan:
     groups: Sequence[Group]
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float,
-        window: int | None, softcap: float | None,
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
     ) -> Tensor:
         """`[1, heads, tokens, dim]` each → `[1, tokens, heads, dim]`."""
         self.slab.write(
@@ -217,9 +231,16 @@ class Plan:
 
 
 def attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: object,
-    scaling: float | None = None, sliding_window: int | None = None, softcap: float | None = None,
-    rightcall_plan: Plan | None = None, **options: Any,
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    rightcall_plan: Plan | None = None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Called by the model's attention layers in place of their own kernel."""
     if rightcall_plan is None or options.get("s_aux") is not None or "position_bias" in options:

@@ -126,7 +126,12 @@ class Engine:
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, slots: int, max_context: int, stop_ids: Iterable[int],
+        self,
+        model: PreTrainedModel,
+        *,
+        slots: int,
+        max_context: int,
+        stop_ids: Iterable[int],
         prefill_tokens: int = 2048,
     ) -> None:
         self.model = model
@@ -148,8 +153,10 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._waiting) or bool((self._s.planned > self._s.length).any()) or bool(
-            self._s.replying.any()
+        return (
+            bool(self._waiting)
+            or bool((self._s.planned > self._s.length).any())
+            or bool(self._s.replying.any())
         )
 
     def enter(self, turn: Turn) -> None:
@@ -217,7 +224,8 @@ class Engine:
             return False
         if not self._free:
             raise ModelError(
-                "more chains in flight than the engine has slots", value=s.count,
+                "more chains in flight than the engine has slots",
+                value=s.count,
                 remedy="Release chains that have ended, or raise the capacity.",
             )
         slot = source if source in self._free else next(iter(self._free))
@@ -296,8 +304,13 @@ class Engine:
             end = min(len(ids), start + self._affordable(len(ids)))
             places = np.arange(start, end)
             group = self._group(
-                np.arange(end - start), np.zeros(1, np.int64), np.array([end - start]),
-                places[None], np.zeros(1, np.int64), end, (),
+                np.arange(end - start),
+                np.zeros(1, np.int64),
+                np.array([end - start]),
+                places[None],
+                np.zeros(1, np.int64),
+                end,
+                (),
             )
             slots = np.zeros(end - start, np.int64)
             plan = Plan(slab, self._tensor(slots), self._tensor(places), [group])
@@ -382,7 +395,12 @@ class Engine:
             keys = int((s.length[slots] + counts[mine]).max())
             groups.append(
                 self._group(
-                    tokens, slots, counts[mine], positions, s.shared[slots], keys,
+                    tokens,
+                    slots,
+                    counts[mine],
+                    positions,
+                    s.shared[slots],
+                    keys,
                     self._memberships(slots),
                 )
             )
@@ -394,23 +412,36 @@ class Engine:
         rows = int(replying[-1]) + 1
         lengths = np.where(s.replying, s.length + 1, 0)[:rows]
         return Group(
-            tokens=self._tensor(np.arange(len(replying))), cells=self._tensor(replying),
+            tokens=self._tensor(np.arange(len(replying))),
+            cells=self._tensor(replying),
             positions=self._tensor((s.shared + s.length)[:rows, None]),
-            offsets=self._tensor(s.shared[:rows]), slots=None, chunks=_chunks(lengths),
+            offsets=self._tensor(s.shared[:rows]),
+            slots=None,
+            chunks=_chunks(lengths),
             trunks=self._memberships(np.arange(rows), replying),
         )
 
     def _group(
-        self, tokens: Ints, slots: Ints, counts: Ints, positions: Ints, offsets: Ints, keys: int,
+        self,
+        tokens: Ints,
+        slots: Ints,
+        counts: Ints,
+        positions: Ints,
+        offsets: Ints,
+        keys: int,
         trunks: tuple[tuple[Slab, int, Tensor | None], ...],
     ) -> Group:
         """Rows with several new tokens each, padded to the longest."""
         width = positions.shape[1]
         cells = np.repeat(np.arange(len(slots)) * width, counts) + _ranges(counts)
         return Group(
-            tokens=self._tensor(tokens), cells=self._tensor(cells),
-            positions=self._tensor(positions), offsets=self._tensor(offsets),
-            slots=self._tensor(slots), chunks=((0, keys, len(slots)),), trunks=trunks,
+            tokens=self._tensor(tokens),
+            cells=self._tensor(cells),
+            positions=self._tensor(positions),
+            offsets=self._tensor(offsets),
+            slots=self._tensor(slots),
+            chunks=((0, keys, len(slots)),),
+            trunks=trunks,
         )
 
     def _memberships(
@@ -424,21 +455,24 @@ class Engine:
             return ((trunk.slab, len(trunk.ids), None),)
         return tuple(
             (
-                self._trunks[int(n)].slab, len(self._trunks[int(n)].ids),
+                self._trunks[int(n)].slab,
+                len(self._trunks[int(n)].ids),
                 self._tensor(np.flatnonzero(self._s.trunk[slots] == n)),
             )
-            for n in numbers if n >= 0
+            for n in numbers
+            if n >= 0
         )
 
-    def _forward(
-        self, ids: Ints, positions: Ints, plan: Plan, keep: Ints | None
-    ) -> Tensor | None:
+    def _forward(self, ids: Ints, positions: Ints, plan: Plan, keep: Ints | None) -> Tensor | None:
         """Logits [len(keep), vocabulary] of a packed pass."""
         self.stats.passes += 1
         some = np.zeros(1, np.int64) if keep is None or not len(keep) else keep
         made = self.model(
-            input_ids=self._tensor(ids)[None], position_ids=self._tensor(positions)[None],
-            use_cache=False, logits_to_keep=self._tensor(some), rightcall_plan=plan,
+            input_ids=self._tensor(ids)[None],
+            position_ids=self._tensor(positions)[None],
+            use_cache=False,
+            logits_to_keep=self._tensor(some),
+            rightcall_plan=plan,
         )
         return None if keep is None or not len(keep) else made.logits[0]
 
@@ -449,7 +483,9 @@ class Engine:
             return np.asarray(logits.argmax(-1).cpu().numpy(), np.int64)
         uniform = uniforms(s.seed[rows], s.drawn[rows])
         drawn = sample(
-            logits.float(), self._tensor(temperature), self._tensor(s.top_p[rows]),
+            logits.float(),
+            self._tensor(temperature),
+            self._tensor(s.top_p[rows]),
             self._tensor(uniform),
         )
         return np.asarray(drawn.cpu().numpy(), np.int64)

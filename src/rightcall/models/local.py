@@ -37,8 +37,13 @@ class LocalModel(ChatModel):
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str,
-        capacity: int = 64, max_context: int | None = None,
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        capacity: int = 64,
+        max_context: int | None = None,
     ) -> None:
         _check_architecture(model)
         self.name = name
@@ -52,7 +57,9 @@ class LocalModel(ChatModel):
         config = model.config.get_text_config()
         window = int(getattr(config, "max_position_embeddings", 1 << 20))
         self._engine = Engine(
-            model, slots=capacity, max_context=min(max_context or window, window),
+            model,
+            slots=capacity,
+            max_context=min(max_context or window, window),
             stop_ids=self._renderer.stop_ids,
         )
         self._open: dict[str, tuple[Request, int]] = {}
@@ -60,9 +67,17 @@ class LocalModel(ChatModel):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, adapter: str | Path | None = None, name: str | None = None,
-        device: str | None = None, dtype: str | None = None, capacity: int = 64,
-        max_context: int | None = None, threads: int | None = None, merge: bool = True,
+        cls,
+        path: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        name: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        capacity: int = 64,
+        max_context: int | None = None,
+        threads: int | None = None,
+        merge: bool = True,
         quantization: Literal["4bit", "8bit"] | None = None,
     ) -> LocalModel:
         """Load a folder or hub id, safetensors only and without remote code.
@@ -85,7 +100,8 @@ class LocalModel(ChatModel):
             model = AutoModelForCausalLM.from_pretrained(path, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
-                f"cannot load a model ({_first_line(error)})", value=str(path),
+                f"cannot load a model ({_first_line(error)})",
+                value=str(path),
                 remedy="Give a folder with config.json, tokenizer and *.safetensors, or a hub id.",
             ) from error
         if adapter is not None:
@@ -134,8 +150,11 @@ class LocalModel(ChatModel):
         words = finished.tokens[:-1] if finished.reason == "stop" else finished.tokens
         text = self.tokenizer.decode(list(words), skip_special_tokens=False)
         return request, Reply(
-            text=str(text), finish_reason=finished.reason, prompt_tokens=prompt_tokens,
-            completion_tokens=len(finished.tokens), token_ids=finished.tokens,
+            text=str(text),
+            finish_reason=finished.reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=len(finished.tokens),
+            token_ids=finished.tokens,
         )
 
     def _head(self, request: Request, ids: tuple[int, ...]) -> int:
@@ -157,7 +176,8 @@ def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set
         stops |= {found} if isinstance(found, int) else set(found or ())
     if not stops:
         raise ConfigError(
-            "the model has no end-of-turn token", value=tokenizer.name_or_path,
+            "the model has no end-of-turn token",
+            value=tokenizer.name_or_path,
             remedy="Set eos_token_id in its generation_config.json.",
         )
     return stops
@@ -180,14 +200,16 @@ def _adapted(model: Any, adapter: str | Path, *, merge: bool) -> Any:
     folder = Path(adapter)
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise ConfigError(
-            "the adapter folder has no adapter_model.safetensors", value=str(adapter),
+            "the adapter folder has no adapter_model.safetensors",
+            value=str(adapter),
             remedy="Save the adapter with safe_serialization=True.",
         )
     try:
         adapted: Any = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"cannot load an adapter ({_first_line(error)})", value=str(adapter),
+            f"cannot load an adapter ({_first_line(error)})",
+            value=str(adapter),
             remedy="Give a LoRA folder made for this base model.",
         ) from error
     # Without merging the LoRA layers stay inside the base model's own modules.
@@ -201,7 +223,9 @@ def _quantised(bits: Literal["4bit", "8bit"]) -> Any:
     if bits == "8bit":
         return make(load_in_8bit=True)
     return make(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
 

@@ -26,6 +26,8 @@ TOO_LONG = re.compile(
 )
 """How servers say that a conversation does not fit; there is no common code for it."""
 
+URL = re.compile(r"https?://[^\s/]+")
+
 MAX_REPLY_CHARACTERS = 1_000_000
 """A longer body is taken for a broken server."""
 
@@ -50,8 +52,15 @@ class OpenAICompatible(ChatModel):
     """
 
     def __init__(
-        self, model: str, base_url: str | None = None, *, api_key_env: str = "OPENAI_API_KEY",
-        name: str | None = None, capacity: int = 16, timeout: float = 120.0, max_retries: int = 5,
+        self,
+        model: str,
+        base_url: str | None = None,
+        *,
+        api_key_env: str = "OPENAI_API_KEY",
+        name: str | None = None,
+        capacity: int = 16,
+        timeout: float = 120.0,
+        max_retries: int = 5,
         length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         extra: Mapping[str, Any] | None = None,
     ) -> None:
@@ -65,16 +74,18 @@ class OpenAICompatible(ChatModel):
         key = os.environ.get(api_key_env)
         if key is None and base_url is None:
             raise ConfigError(
-                "no API key", value=api_key_env,
+                "no API key",
+                value=api_key_env,
                 remedy="Set that environment variable, or give the base_url of a server of your own.",
             )
-        self._secret = key
-        try:
-            self._client = openai.OpenAI(
-                api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries
+        if base_url is not None and not (URL.match(base_url) and base_url.isprintable()):
+            raise ConfigError(
+                "not the URL of a server", value=base_url, remedy="Like http://localhost:8000/v1."
             )
-        except (openai.OpenAIError, ValueError) as error:
-            raise ConfigError(f"cannot use this server ({error})", value=base_url) from error
+        self._secret = key
+        self._client = openai.OpenAI(
+            api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries
+        )
         self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="openai")
         self._open: dict[str, Request] = {}
         self._answers: queue.SimpleQueue[tuple[Request, Reply | ModelError | Exception]]
@@ -146,18 +157,21 @@ class OpenAICompatible(ChatModel):
             return self._refused(error)
         except openai.APITimeoutError:
             return ModelError(
-                "the server did not answer in time", value=self.model,
+                "the server did not answer in time",
+                value=self.model,
                 remedy="Raise the timeout, or lower the capacity.",
             )
         except openai.APIConnectionError as error:
             return ModelError(
                 f"cannot talk to the server ({self._clean(error.__cause__ or error)})",
-                value=self._place, remedy="Is it running, and is base_url right?",
+                value=self._place,
+                remedy="Is it running, and is base_url right?",
             )
         except (openai.OpenAIError, ValueError) as error:
             return ModelError(
                 f"the server's answer is not a chat completion ({self._clean(error)})",
-                value=self._place, remedy="Does base_url end where the API begins (often /v1)?",
+                value=self._place,
+                remedy="Does base_url end where the API begins (often /v1)?",
             )
 
     def _refused(self, error: openai.APIStatusError) -> ModelError:
@@ -171,7 +185,8 @@ class OpenAICompatible(ChatModel):
         if error.status_code >= 500:
             remedy = "The failure outlasted the retries: see the server's log."
         return ModelError(
-            f"the server answered {error.status_code} ({self._clean(error)})", value=self.model,
+            f"the server answered {error.status_code} ({self._clean(error)})",
+            value=self.model,
             remedy=remedy,
         )
 
@@ -192,9 +207,10 @@ def read_completion(made: object) -> Reply:
     if not isinstance(made, ChatCompletion) or not isinstance(made.choices, list) or not made.choices:
         raise ModelError("the server's answer has no choices", value=str(made)[:200])
     choice = made.choices[0]
-    text = getattr(choice.message, "content", None)
-    cut = choice.finish_reason == "length"
-    if choice.finish_reason == "content_filter":
+    text = getattr(getattr(choice, "message", None), "content", None)
+    finish = getattr(choice, "finish_reason", None)
+    cut = finish == "length"
+    if finish == "content_filter":
         raise ModelError("the server's content filter withheld the reply")
     if text is None and cut:
         text = ""
@@ -202,7 +218,8 @@ def read_completion(made: object) -> Reply:
         raise ModelError("the server's reply is not text", value=str(choice)[:200])
     usage = made.usage
     return Reply(
-        text=text, finish_reason="length" if cut else "stop",
+        text=text,
+        finish_reason="length" if cut else "stop",
         prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
         completion_tokens=getattr(usage, "completion_tokens", None) or 0,
     )

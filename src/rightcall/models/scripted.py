@@ -66,9 +66,7 @@ class GoldPlayer(Scripted):
     A conversation belongs to the problem whose question one of its user messages is.
     """
 
-    def __init__(
-        self, problems: Iterable[Problem], *, name: str = "gold", capacity: int = 64
-    ) -> None:
+    def __init__(self, problems: Iterable[Problem], *, name: str = "gold", capacity: int = 64) -> None:
         super().__init__({p.question: p.gold for p in problems}, name=name, capacity=capacity)
 
 
@@ -85,7 +83,8 @@ def _by_question(scripts: Mapping[str, Sequence[Played]], request: Request) -> P
         if message["role"] == "user" and message["content"] in scripts:
             return _turn(scripts[message["content"]], _turns_after(request, index))
     raise ModelError(
-        "no script for this conversation", value=request.messages[-1]["content"][:200],
+        "no script for this conversation",
+        value=request.messages[-1]["content"][:200],
         remedy="Give a script whose key is one of its user messages.",
     )
 
@@ -98,6 +97,7 @@ def _turn(script: Sequence[Played], turn: int) -> Played:
     if turn < len(script):
         return script[turn]
     raise ModelError(
-        "the script has no reply for this turn", value=turn + 1,
+        "the script has no reply for this turn",
+        value=turn + 1,
         remedy=f"It has {len(script)} replies; end it with a call that stops.",
     )

@@ -1,11 +1,11 @@
 """Which model to open: a table in a config file, or one string.
 
-    "tiny:student"                      a shipped tiny model
-    "path/or/hub-id"                    a local model
-    "path/or/hub-id+path/to/adapter"    the same with a LoRA adapter
-    "http://localhost:8000/v1#name"     a model behind an OpenAI-compatible server
-    "openai#name"                       a model hosted by OpenAI
-    "gold"                              the player of gold chains (needs the problems)
+"tiny:student"                      a shipped tiny model
+"path/or/hub-id"                    a local model
+"path/or/hub-id+path/to/adapter"    the same with a LoRA adapter
+"http://localhost:8000/v1#name"     a model behind an OpenAI-compatible server
+"openai#name"                       a model hosted by OpenAI
+"gold"                              the player of gold chains (needs the problems)
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class ModelSpec(Frozen):
         """The folder or hub id of a local model, `tiny:` resolved. Raises `ConfigError` for others."""
         if self.kind != "local":
             raise ConfigError(
-                "a model without weights here", value=self.model or self.kind,
+                "a model without weights here",
+                value=self.model or self.kind,
                 remedy="Give a folder, a hub id, or tiny:student.",
             )
         if not self.model.startswith(TINY):
@@ -138,15 +139,27 @@ def open_model(spec: ModelSpec | str, problems: Iterable[Problem] = ()) -> ChatM
         from rightcall.models.openai_compatible import OpenAICompatible
 
         return OpenAICompatible(
-            spec.model, spec.base_url, api_key_env=spec.api_key_env, name=spec.name,
-            capacity=spec.capacity, timeout=spec.timeout, max_retries=spec.max_retries,
-            length_field=spec.length_field, extra=spec.extra,
+            spec.model,
+            spec.base_url,
+            api_key_env=spec.api_key_env,
+            name=spec.name,
+            capacity=spec.capacity,
+            timeout=spec.timeout,
+            max_retries=spec.max_retries,
+            length_field=spec.length_field,
+            extra=spec.extra,
         )
     from rightcall.models.local import LocalModel
 
     label = spec.model if spec.adapter is None else f"{spec.model}+{spec.adapter}"
     return LocalModel.load(
-        spec.weights, adapter=spec.adapter, name=spec.name or label, device=spec.device,
-        dtype=spec.dtype, capacity=spec.capacity, max_context=spec.max_context, threads=spec.threads,
+        spec.weights,
+        adapter=spec.adapter,
+        name=spec.name or label,
+        device=spec.device,
+        dtype=spec.dtype,
+        capacity=spec.capacity,
+        max_context=spec.max_context,
+        threads=spec.threads,
         quantization=spec.quantization,
     )

@@ -7,6 +7,7 @@ escaped, and needs no script except for filtering chains. What a run lacks is sh
 
     data.py   the run folder read into `RunData`
     plots.py  figures as inline SVG, coloured by the page's own style sheet
+    text.py   text from models and files, bounded and without invisible characters
     page.py   what the page shows, and the template it is put into
 """
 

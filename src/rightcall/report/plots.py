@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from typing import Any
@@ -19,6 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rightcall.chain import JSON, Chain, Outcome, StopReason
 from rightcall.evaluate import Evaluation
+from rightcall.report.text import bounded
 
 ENDINGS = {
     "right": "right, for the right reason",
@@ -33,7 +35,7 @@ _INK, _RULE = "#0a0a01", "#0a0a02"
 _VARIABLES = ("base", "teacher", "control", "tuned", "other", *ENDINGS)
 _MARKERS = {name: f"#0b0b{index:02x}" for index, name in enumerate(_VARIABLES, 1)}
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "rightcall", "text.parse_math": False,
     "font.size": 9.5, "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _RULE,
     "axes.linewidth": 0.8, "xtick.color": _RULE, "ytick.color": _RULE, "xtick.labelcolor": _INK,
@@ -61,7 +63,9 @@ def ending(chain: Chain) -> str:
 
 def drawn(name: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
     """An SVG element whose ids start with `name`; `size` in inches."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # The browser draws the text: a glyph that matplotlib's own font lacks is no loss.
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         out = StringIO()
@@ -202,7 +206,7 @@ def curves(name: str, rows: Sequence[Mapping[str, JSON]], most: int = 4) -> str 
         grid = figure.subplots(-(-len(chosen) // columns), columns, squeeze=False)
         for axes, (key, points) in zip(grid.flat, chosen.items(), strict=False):
             axes.plot(*zip(*points, strict=True), color=_MARKERS["tuned"])
-            axes.set_title(key)
+            axes.set_title(bounded(key, 24))
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.ticklabel_format(axis="y", scilimits=(-3, 4))

@@ -42,9 +42,10 @@ _ANNOTATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
 _CONSTANTS = (1, 2, 3, 4, 7, 10, 12, 24, 30, 52, 60, 100, 365, 1000)
 """Numbers that need no source in the question: units of time and measure, halves, percentages."""
 _COUNTING = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen twenty"
-).split()
+    *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    *("nineteen", "twenty"),
+)
 _WORDS = {word: Fraction(value) for value, word in enumerate(_COUNTING, 1)} | {
     "thirty": Fraction(30),
     "forty": Fraction(40),
@@ -176,7 +177,8 @@ def problem_of(row: Mapping[str, Any], place: str) -> Problem:
         difficulty=len(annotations) or None,
         metadata={
             "annotations": [list(pair) for pair in annotations],
-            "answer_from_call": number is not None and any(_value(a) == number for a, _ in reversed(annotations)),
+            "answer_from_call": number is not None
+            and any(_value(a) == number for a, _ in reversed(annotations)),
         },
     )
 

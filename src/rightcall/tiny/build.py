@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from rightcall.rendering import Rendered, Renderer
 from rightcall.task import Task, load_task
 from rightcall.tasks.fol import generator
 from rightcall.tiny import corpus
-from rightcall.tiny.pretrain import Phase, Progress, Shape, new_model, pretrain
+from rightcall.tiny.pretrain import Shape, new_model, pretrain
 from rightcall.tiny.tokenizer import train_tokenizer
 
 SEED = 20_261_122

@@ -7,8 +7,9 @@ without a trained token, or a length beyond the limit never becomes a silently c
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -122,7 +123,8 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
                 first = error.errors()[0]
                 place = ".".join(map(str, first["loc"]))
                 raise DataError(
-                    f"{name}, is not a training row", value=f"{place}: {first['msg']}",
+                    f"{name}, is not a training row",
+                    value=f"{place}: {first['msg']}",
                     remedy="A row has `prompt`, `chosen` and `rejected` (lists of messages), or for "
                     "SFT also `prompt` and `completion`, or `messages`.",
                 ) from error
@@ -143,21 +145,27 @@ def render_side(renderer: Renderer, side: Side, *, mask_observations: bool, name
     if whole.ids[:start] != prompt.ids:
         raise RenderingError(
             f"{name}: the prompt is not a token prefix of its completion",
-            value=renderer.tokenizer.decode(prompt.ids[-12:]),
+            value=renderer.tokenizer.decode(list(prompt.ids[-12:])),
             remedy="A completion begins with an assistant turn; the template may only append.",
         )
     words = whole.trained[start:] if mask_observations else (True,) * (len(whole.ids) - start)
     if not any(words):
         raise RenderingError(
-            f"{name}: no token of this row would be trained", value=side.completion,
+            f"{name}: no token of this row would be trained",
+            value=side.completion,
             remedy="A completion needs at least one assistant turn.",
         )
     return Rendered(whole.ids, (False,) * start + words)
 
 
 def load_rows(
-    path: str | Path, renderer: Renderer, *, method: Method, max_length: int,
-    mask_observations: bool = True, too_long: Literal["refuse", "drop"] = "refuse",
+    path: str | Path,
+    renderer: Renderer,
+    *,
+    method: Method,
+    max_length: int,
+    mask_observations: bool = True,
+    too_long: Literal["refuse", "drop"] = "refuse",
 ) -> Rows:
     """The rows of a file, in its order, as tokens and train masks.
 
@@ -169,10 +177,13 @@ def load_rows(
     seen: set[Rendered] = set()
     repeated = 0
     for name, record in read_records(path):
-        row = Row(name, *(
-            render_side(renderer, side, mask_observations=mask_observations, name=name)
-            for side in record.sides(method)
-        ))
+        row = Row(
+            name,
+            *(
+                render_side(renderer, side, mask_observations=mask_observations, name=name)
+                for side in record.sides(method)
+            ),
+        )
         if row.length > max_length:
             left_out.append(name)
         elif method == "sft" and row.chosen in seen:
@@ -204,7 +215,12 @@ class MicroBatch:
 
 
 def plan(
-    rows: Sequence[Row], *, batch_size: int, per_step: int, epochs: int, seed: int,
+    rows: Sequence[Row],
+    *,
+    batch_size: int,
+    per_step: int,
+    epochs: int,
+    seed: int,
     max_steps: int | None = None,
 ) -> list[MicroBatch]:
     """The whole training as a list: `per_step` micro-batches of at most `batch_size` rows for each
@@ -215,7 +231,8 @@ def plan(
     if len(rows) < per_step:
         raise ConfigError(
             "there are fewer rows than micro-batches in one optimiser step",
-            value=f"{len(rows)} rows, {per_step} micro-batches", remedy="Lower `accumulation`.",
+            value=f"{len(rows)} rows, {per_step} micro-batches",
+            remedy="Lower `accumulation`.",
         )
     generator = random.Random(f"plan/{seed}")
     made: list[MicroBatch] = []
@@ -240,7 +257,7 @@ def _epoch(
     for first in range(0, count, window):
         order[first : first + window] = sorted(order[first : first + window], key=lengths.__getitem__)
     cuts = [count * i // batches for i in range(batches + 1)]
-    made = [order[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    made = [order[start:end] for start, end in pairwise(cuts)]
     generator.shuffle(made)
     return made
 
@@ -281,9 +298,14 @@ def collate(rows: Sequence[Row], indices: Sequence[int], pad: int = 0) -> Batch:
     places = [(line, t) for line, s in enumerate(sequences) for t, on in enumerate(s.trained) if on]
     owner, position = torch.tensor(places).unbind(-1)
     return Batch(
-        input_ids=ids, owner=owner, predictor=position - 1, target=ids[owner, position],
-        chosen=torch.arange(len(picked)), rejected=torch.arange(len(picked), len(sequences)),
-        rows=torch.tensor(list(indices)), shared=_shared(sequences),
+        input_ids=ids,
+        owner=owner,
+        predictor=position - 1,
+        target=ids[owner, position],
+        chosen=torch.arange(len(picked)),
+        rejected=torch.arange(len(picked), len(sequences)),
+        rows=torch.tensor(list(indices)),
+        shared=_shared(sequences),
         tokens=sum(len(s.ids) for s in sequences),
     )
 
@@ -295,5 +317,3 @@ def _shared(sequences: Sequence[Rendered]) -> int:
     same: Iterable[bool] = (a == b for a, b in zip(low, high, strict=False))
     length = next((i for i, equal in enumerate(same) if not equal), min(len(low), len(high)))
     return min(length, first_predictor)
-
-

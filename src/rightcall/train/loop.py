@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from rightcall.chain import digest
 from rightcall.errors import ConfigError, DataError
@@ -42,8 +42,13 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 
 
 def run(
-    config: TrainConfig, model: str, data: Path, output: Path, adapter: str | Path | None,
-    resume: bool, on_log: OnLog | None,
+    config: TrainConfig,
+    model: str,
+    data: Path,
+    output: Path,
+    adapter: str | Path | None,
+    resume: bool,
+    on_log: OnLog | None,
 ) -> TrainResult:
     """See `rightcall.train.trainer.train`."""
     identity = _identity(config, model, data, adapter)
@@ -54,8 +59,12 @@ def run(
     tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     core = load_policy(config, model, adapter)
     rows = load_rows(
-        data, Renderer(tokenizer), method=config.method, max_length=config.max_length or _context(core),
-        mask_observations=config.mask_observations, too_long=config.too_long,
+        data,
+        Renderer(tokenizer),
+        method=config.method,
+        max_length=config.max_length or _context(core),
+        mask_observations=config.mask_observations,
+        too_long=config.too_long,
     )
     trainer = build(config, core, tokenizer, rows, output, on_log)
     last = _last_checkpoint(output)
@@ -64,11 +73,18 @@ def run(
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = time.monotonic() - started
     trainer.save_model(str(output))
+    (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, and train.json says the same
     result = TrainResult(
-        output=output, checkpoints=tuple(_checkpoints(output)), steps=trainer.state.global_step,
-        rows=len(rows.rows), too_long=rows.too_long, tokens=trainer.tokens, seconds=seconds,
+        output=output,
+        checkpoints=tuple(_checkpoints(output)),
+        steps=trainer.state.global_step,
+        rows=len(rows.rows),
+        too_long=rows.too_long,
+        tokens=trainer.tokens,
+        seconds=seconds,
         trained_parameters=sum(p.numel() for p in core.parameters() if p.requires_grad),
-        reference_seconds=trainer.reference_seconds, metrics=trainer.logged,
+        reference_seconds=trainer.reference_seconds,
+        metrics=trainer.logged,
     )
     if trainer.is_world_process_zero():
         _write_record(output, identity, config, result)
@@ -89,23 +105,34 @@ def load_policy(config: TrainConfig, model: str, adapter: str | Path | None = No
     frozen = config.tune == "lora"
     options: dict[str, Any] = {"dtype": compute_dtype(config) if frozen else torch.float32}
     if config.quantize == "4bit":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        options["quantization_config"] = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute_dtype(config),
         )
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
         model, trust_remote_code=False, use_safetensors=True, **options
     )
     if config.gradient_checkpointing:
-        loaded.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_activations(loaded)
     return _adapted(config, loaded, adapter) if frozen else _merged(loaded, adapter)
+
+
+def _checkpoint_activations(loaded: Any) -> None:
+    settings = {"use_reentrant": False}  # with frozen weights below the first adapter
+    if hasattr(loaded, "activation_checkpointing_enable"):
+        loaded.activation_checkpointing_enable(settings)
+    else:  # the name until transformers 5.22
+        loaded.gradient_checkpointing_enable(settings)
 
 
 def _adapted(config: TrainConfig, loaded: Any, adapter: str | Path | None) -> Any:
     from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
     if config.quantize != "none":
-        loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
+        prepare: Any = prepare_model_for_kbit_training
+        loaded = prepare(loaded, use_gradient_checkpointing=False)
     if adapter is not None:
         return PeftModel.from_pretrained(loaded, str(adapter), is_trainable=True)
     lora = config.lora
@@ -113,7 +140,10 @@ def _adapted(config: TrainConfig, loaded: Any, adapter: str | Path | None) -> An
     return get_peft_model(
         loaded,
         LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets,
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
             task_type="CAUSAL_LM",
         ),
     )
@@ -124,7 +154,8 @@ def _merged(loaded: Any, adapter: str | Path | None) -> Any:
         return loaded
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+    merged = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+    return merged.requires_grad_(True)
 
 
 def _context(core: Any) -> int:
@@ -135,21 +166,32 @@ def _context(core: Any) -> int:
 
 
 def build(
-    config: TrainConfig, core: Any, tokenizer: PreTrainedTokenizerBase, rows: Rows, output: Path,
+    config: TrainConfig,
+    core: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
+    output: Path,
     on_log: OnLog | None = None,
 ) -> PreferenceTrainer:
     """A trainer that is ready to train, its reference log-probabilities computed or read."""
     arguments = _arguments(config, output)
     steps = plan(
-        rows.rows, batch_size=config.batch_size, epochs=config.epochs, seed=config.seed,
-        per_step=config.accumulation * arguments.world_size, max_steps=config.max_steps,
+        rows.rows,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        per_step=config.accumulation * arguments.world_size,
+        max_steps=config.max_steps,
     )
     arguments.max_steps = len(steps) // (config.accumulation * arguments.world_size)
     arguments.warmup_steps = int(config.warmup * arguments.max_steps)
     every = config.save_every or -(-arguments.max_steps // 4)
     trainer = PreferenceTrainer(
-        model=core, args=arguments, processing_class=tokenizer, train_dataset=steps,
-        callbacks=[_SaveEvery(every), TensorBoardCallback(_board(output))],
+        model=core,
+        args=arguments,
+        processing_class=tokenizer,
+        train_dataset=steps,
+        callbacks=[_SaveEvery(every), _tensorboard(output)],
     )
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     trainer.equip(config, rows.rows, output, on_log)
@@ -159,21 +201,36 @@ def build(
 def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
     bfloat16 = compute_dtype(config) is torch.bfloat16
     return TrainingArguments(
-        output_dir=str(output / "checkpoints"), per_device_train_batch_size=1,
-        gradient_accumulation_steps=config.accumulation, learning_rate=config.peak_learning_rate,
-        lr_scheduler_type=config.scheduler, weight_decay=config.weight_decay, max_steps=1,
-        max_grad_norm=config.max_grad_norm, bf16=bfloat16, seed=config.seed,
-        logging_steps=config.log_every, logging_nan_inf_filter=False, logging_first_step=True,
-        save_strategy="no", save_total_limit=config.keep, report_to=["wandb"] if config.wandb else [],
-        disable_tqdm=True, remove_unused_columns=False, dataloader_num_workers=0,
-        dataloader_pin_memory=torch.cuda.is_available(), optim="adamw_torch",
+        output_dir=str(output / "checkpoints"),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.peak_learning_rate,
+        lr_scheduler_type=config.scheduler,
+        weight_decay=config.weight_decay,
+        max_steps=1,
+        max_grad_norm=config.max_grad_norm,
+        bf16=bfloat16,
+        seed=config.seed,
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,
+        logging_first_step=True,
+        save_strategy="no",
+        save_total_limit=config.keep,
+        report_to=["wandb"] if config.wandb else [],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        optim="adamw_torch",
     )
 
 
-def _board(output: Path) -> Any:
+def _tensorboard(output: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(log_dir=str(output / "log"))
+    writer: Any = SummaryWriter(log_dir=str(output / "log"))
+    return TensorBoardCallback(writer)  # type: ignore[no-untyped-call]
 
 
 class _SaveEvery(TrainerCallback):
@@ -183,7 +240,9 @@ class _SaveEvery(TrainerCallback):
         self.steps = steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        control.should_save = state.global_step % self.steps == 0 and state.global_step < state.max_steps
+        control.should_save = (
+            state.global_step % self.steps == 0 and state.global_step < state.max_steps
+        )
         return control
 
 
@@ -198,6 +257,7 @@ class PreferenceTrainer(transformers.Trainer):
     share: bool = False
     tokens: int = 0
     logged: dict[str, float]
+    _sums: dict[str, Any]
 
     def equip(
         self, config: TrainConfig, rows: Sequence[Row], output: Path, on_log: OnLog | None
@@ -217,7 +277,9 @@ class PreferenceTrainer(transformers.Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The plan in its order: one item is one micro-batch."""
         loader: DataLoader[Any] = DataLoader(
-            self.train_dataset, batch_size=1, collate_fn=self._collate,  # type: ignore[arg-type]
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_size=1,
+            collate_fn=self._collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
@@ -246,9 +308,7 @@ class PreferenceTrainer(transformers.Trainer):
         tokens = batch_logps(model, self.core, batch, share=self.share)
         return sequence_logps(tokens, batch["owner"], len(batch["input_ids"]))
 
-    def _parts(
-        self, batch: Batch, logps: Tensor, lengths: Tensor
-    ) -> list[tuple[Tensor, str, float]]:
+    def _parts(self, batch: Batch, logps: Tensor, lengths: Tensor) -> list[tuple[Tensor, str, float]]:
         """The terms of the loss: values to be summed, what they are averaged over, their weight."""
         chosen = batch["chosen"]
         imitation = (-logps[chosen], "tokens")
@@ -283,7 +343,8 @@ class PreferenceTrainer(transformers.Trainer):
         if not plain <= tolerance:
             raise ConfigError(
                 "this model's head gives other log-probabilities for single positions than for all",
-                value=plain, remedy="Train another architecture, or report this one.",
+                value=plain,
+                remedy="Train another architecture, or report this one.",
             )
         if not shared <= tolerance:
             logger.warning("share_prefix is off: with this model it changes results by %g nats", shared)
@@ -399,7 +460,9 @@ def _finished(output: Path, identity: str) -> TrainResult | None:
     record = _record(output)
     if record is None or record.get("identity") != identity or "result" not in record:
         return None
-    return TrainResult.model_validate({**record["result"], "output": output, "checkpoints": tuple(_checkpoints(output))})
+    return TrainResult.model_validate(
+        {**record["result"], "output": output, "checkpoints": tuple(_checkpoints(output))}
+    )
 
 
 def _record(output: Path) -> dict[str, Any] | None:
@@ -420,10 +483,17 @@ def _prepare(output: Path, identity: str, config: TrainConfig, resume: bool) -> 
     if record is not None and resume and record.get("identity") != identity:
         raise DataError(
             "the output folder holds another training: its settings, model or data differ",
-            value=str(output), remedy="Choose another folder, or start afresh with resume=False.",
+            value=str(output),
+            remedy="Choose another folder, or start afresh with resume=False.",
         )
-    if not resume:
-        for name in ("checkpoints", "log"):
+    if record is None and (output / "checkpoints").exists():
+        raise DataError(
+            "the output folder holds checkpoints that no training record belongs to",
+            value=str(output),
+            remedy="Choose another folder.",
+        )
+    if record is None or not resume:
+        for name in ("checkpoints", "log") if record else ():
             shutil.rmtree(output / name, ignore_errors=True)
         for name in ("metrics.jsonl", "reference.safetensors", "train.json"):
             (output / name).unlink(missing_ok=True)
@@ -431,9 +501,7 @@ def _prepare(output: Path, identity: str, config: TrainConfig, resume: bool) -> 
     _write_record(output, identity, config, None)
 
 
-def _write_record(
-    output: Path, identity: str, config: TrainConfig, result: TrainResult | None
-) -> None:
+def _write_record(output: Path, identity: str, config: TrainConfig, result: TrainResult | None) -> None:
     record: dict[str, Any] = {"identity": identity, "config": config.model_dump(mode="json")}
     if result is not None:
         record["result"] = result.model_dump(mode="json", exclude={"output", "checkpoints"})

@@ -95,7 +95,8 @@ class TrainConfig(Frozen):
     def _consistent(self) -> TrainConfig:
         if self.quantize == "4bit" and self.tune == "full":
             raise ConfigError(
-                "quantised weights cannot be trained", value="quantize=4bit, tune=full",
+                "quantised weights cannot be trained",
+                value="quantize=4bit, tune=full",
                 remedy='Set tune="lora": the adapter is trained and the weights stay frozen.',
             )
         return self
@@ -133,8 +134,14 @@ class TrainResult(Frozen):
 
 
 def train(
-    config: TrainConfig, model: str | Path, data: str | Path, output: str | Path, *,
-    adapter: str | Path | None = None, resume: bool = True, on_log: OnLog | None = None,
+    config: TrainConfig,
+    model: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    resume: bool = True,
+    on_log: OnLog | None = None,
 ) -> TrainResult:
     """Tune `model` (hub id or folder) on `data` (JSONL) and write the result to `output`.
 

@@ -282,7 +282,7 @@ def theory(rng: Random, hops: int, label: str, size: Size = Size()) -> Theory:
     sentences = list(draft.chain.needed)
     if label == "Unknown":
         sentences = _broken(rng, words, draft.chain)
-    count = min(size.max_sentences, max(MIN_SENTENCES, needed + rng.choice((0, 0, 1, 1, 2, 2, 3))))
+    count = min(size.max_sentences, max(MIN_SENTENCES, needed + rng.choice((0, 1, 2, 2, 3))))
     filled = _filled(rng, words, draft, sentences, count)
     return Theory(filled, draft.goal, hops, made_up)
 
@@ -311,7 +311,7 @@ def generate(
     """The problem at an index of a split: the same arguments give the same problem.
 
     `provers=2` has the label proved by Z3 and by cvc5, `provers=1` by Z3 alone (faster; for large
-    corpora), `provers=0` leaves it as constructed, unproved (about 2% are then wrong). `taken`
+    corpora), `provers=0` leaves it as constructed, unproved (fewer than 1% are then wrong). `taken`
     holds keys of theories that must not come again.
     """
     hops, label = cell(split, seed, index, size)

@@ -283,6 +283,8 @@ class FolTask(Task):
 
     def __init__(self, hops: Sequence[int] = (1, 5), max_sentences: int = 12, provers: int = 2) -> None:
         self.size = generator.Size(_pair(hops), max_sentences)
+        if provers not in (0, 1, 2):
+            raise ConfigError("labels are proved by 0, 1 or 2 provers", value=provers)
         self.provers = provers
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:

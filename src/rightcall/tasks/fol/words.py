@@ -61,9 +61,10 @@ NAMES = _words("""
 _ONSETS = ["b", "br", "c", "d", "dr", "f", "g", "gr", "h", "j", "k", "l", "m", "n", "p", "pl", "r",
            "s", "st", "t", "tr", "v", "w", "y", "z", ""]  # fmt: skip
 _VOWELS = ["a", "e", "i", "o", "u", "oo", "ea", "ai"]
-_CODAS = ["", "", "l", "m", "n", "p", "r", "x", "mp", "nt", "rk", "ck", "b", "g", "st"]
+_SECOND_ONSETS = ["b", "bl", "br", "d", "dr", "fl", "l", "m", "n", "pl", "pr", "st", "tr", "v", "z"]
+_CODAS = ["", "", "l", "m", "n", "p", "r", "x", "mp", "nt", "rk", "b", "st"]
 _ENDINGS = {
-    "adjective": ["y", "ish", "ous", "ic", "al", "ent"],
+    "adjective": ["y", "ish", "ous", "ent"],
     "noun": ["us", "le", "er", "in", "ot", "a"],
     "verb": ["s", "les", "es", "ates"],
     "name": ["a", "o", "in", "el", "us", "y"],
@@ -97,12 +98,10 @@ def invented(rng: Random, kind: str) -> str:
     `kind` is "adjective", "noun", "verb" or "name".
     """
     while True:
-        syllables = rng.choice((1, 1, 2))
-        stem = "".join(
-            rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables)
-        )
-        word = stem + rng.choice(_ENDINGS[kind])
-        if 4 <= len(word) <= 10 and word not in _TAKEN:
+        first = rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(("", "", "l", "m", "n", "r"))
+        second = rng.choice(_SECOND_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+        word = first + second + rng.choice(_ENDINGS[kind])
+        if 6 <= len(word) <= 10 and word not in _TAKEN:
             return word.capitalize() if kind == "name" else word
 
 

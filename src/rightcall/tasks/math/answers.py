@@ -34,6 +34,8 @@ def same_value(gold: str, answer: str) -> bool:
         return bool(wanted & given)
     if not _SYMBOLIC.search(answer + gold):
         return False
+    from rightcall.tasks.math.symbolic import symbolically_equal
+
     try:
         same, _ = sandbox.run(
             symbolically_equal, [gold, answer], {}, (), seconds=_SECONDS, memory_mb=_MEMORY_MB
@@ -59,15 +61,3 @@ def values(text: str) -> frozenset[Fraction]:
     if number is None:
         return frozenset()
     return frozenset((number, number * 100)) if "%" in text else frozenset((number,))
-
-
-def symbolically_equal(gold: str, answer: str) -> bool:
-    """math-verify's verdict. Its own time limits need signals of the main thread: none are set
-    here, the caller's worker has limits."""
-    from math_verify import parse, verify
-
-    wanted = parse(f"${gold}$", parsing_timeout=None)
-    given = parse(
-        answer if "$" in answer or "\\boxed" in answer else f"${answer}$", parsing_timeout=None
-    )
-    return bool(verify(wanted, given, timeout_seconds=None))

@@ -1,13 +1,16 @@
 """The function `solve_equation`: exact solutions by sympy, from a parsed tree (never from text).
 
 It stands alone because it is untrusted: defining it runs its example, which starts a worker process
-and imports sympy there. Tasks import it when a run's functions include it.
+and imports sympy there. Tasks import it when a run's functions include it. sympy is
+imported here, not in the call, so that its import does not count as the call's time.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
 from typing import Any
+
+import sympy
 
 from rightcall.errors import CallError
 from rightcall.functions import Limits, function
@@ -28,8 +31,6 @@ def solutions(equation: str, unknown: str) -> list[str]:
             value=sorted(mentioned),
             remedy="Put numbers for the other names, or name the unknown.",
         )
-    import sympy
-
     difference = sympy.together(_symbolic(("subtract", left, right), sympy.Symbol(unknown, real=True)))
     if sympy.simplify(difference) == 0:
         return [f"every {unknown}"]
@@ -45,8 +46,6 @@ def _text(solution: Any) -> str:
 
 
 def _symbolic(tree: Tree, symbol: Any) -> Any:
-    import sympy
-
     if not names_in(tree):
         value = compute(tree)
         return sympy.Rational(value.numerator, value.denominator)

@@ -1,7 +1,7 @@
 """The families of word problems. Each is a function of a draft and a number of calculations.
 
 To add one: write a function `(Draft, steps) -> Story` whose result takes exactly `steps` calls, and
-one line in `FAMILIES`.
+one line in `FAMILIES`. The file is long because it is mostly text: each family stands for itself.
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ class Number(Fraction):
     the function receives the exact `Fraction`."""
 
     @classmethod
-    def _read(cls, value: object) -> Fraction:
+    def read(cls, value: object) -> Fraction:
+        """The value of an argument as a model may write it; pydantic's error if it is none."""
         number = exact(value)
         if number is None or abs(number.numerator) >= MAX_SIZE or number.denominator >= MAX_SIZE:
             raise PydanticCustomError("number", "Give a number such as 12, 0.5 or '3/4'")
@@ -125,7 +126,7 @@ class Number(Fraction):
     def __get_pydantic_core_schema__(
         cls, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls._read)
+        return core_schema.no_info_plain_validator_function(cls.read)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -138,17 +139,17 @@ class Percent(Number):
     """A `Number` counted in hundredths: `25` and `"25%"` are the same."""
 
     @classmethod
-    def _read(cls, value: object) -> Fraction:
+    def read(cls, value: object) -> Fraction:
         if isinstance(value, str):
             value = value.strip().removesuffix("%")
-        return super()._read(value)
+        return super().read(value)
 
 
 class Answer(str):
     """Annotation of the answer of a chain: a number or a short text, kept as text."""
 
     @classmethod
-    def _read(cls, value: object) -> str:
+    def read(cls, value: object) -> str:
         if isinstance(value, str) and value.strip():
             return value.strip()
         number = exact(value)
@@ -160,7 +161,7 @@ class Answer(str):
     def __get_pydantic_core_schema__(
         cls, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls._read)
+        return core_schema.no_info_plain_validator_function(cls.read)
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -20,11 +20,10 @@ from typing import Literal
 
 from rightcall.chain import Call, Step
 from rightcall.errors import CallError
-from rightcall.functions import bind
 from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.expressions import Tree, compute, parse, split_equation
 from rightcall.tasks.math.functions import TRUSTED
-from rightcall.tasks.math.numbers import decimals, read_number, rounded, show
+from rightcall.tasks.math.numbers import Percent, decimals, exact, read_number, rounded, show
 
 MAX_READINGS = 64
 _TRIALS: tuple[tuple[int, ...], ...] = (
@@ -32,7 +31,9 @@ _TRIALS: tuple[tuple[int, ...], ...] = (
     (67, 2003, 131, 907, 359, 3511, 59, 1301, 443, 617, 83, 2711, 1601, 293, 4513, 227),
 )
 """Other numbers for a question, by position: primes, so that few coincidences can occur."""
-_BY_NAME = {made.name: made for made in TRUSTED}
+_PARAMETERS = {made.name: tuple(made.arguments.model_fields) for made in TRUSTED} | {
+    "solve_equation": ("equation", "unknown")
+}
 _HUNDRED = Fraction(100)
 
 Source = tuple[Literal["number", "result", "constant"], Tree]
@@ -76,25 +77,24 @@ def calculation_of(call: Call, observation: str) -> Calculation | None:
 
 
 def _tree(call: Call) -> Tree | None:
-    if call.name == "solve_equation":
-        arguments = dict(zip(("equation", "unknown"), call.args, strict=False)) | call.kwargs
-        left, right = split_equation(str(arguments["equation"]))
-        return ("solve", ("subtract", left, right), str(arguments.get("unknown", "x")))
-    made = _BY_NAME.get(call.name)
-    if made is None:
-        return None
-    _, given = bind(made, call)
+    """What a call that succeeded computes, from its arguments as written."""
+    given = dict(zip(_PARAMETERS.get(call.name, ()), call.args, strict=False)) | call.kwargs
+    number = {name: exact(value) for name, value in given.items()}
     match call.name:
         case "add" | "subtract" | "multiply" | "divide":
-            return (call.name, given["a"], given["b"])
+            return (call.name, number["a"], number["b"])
         case "percent_of":
-            return ("percent", ("multiply", given["percent"], given["number"]))
+            percent = Percent.read(given["percent"])
+            return ("percent", ("multiply", percent, number["number"]))
         case "percent_change":
-            return ("change", given["old"], given["new"])
+            return ("change", number["old"], number["new"])
         case "round_to":
-            return ("round", given["number"], given["digits"])
+            return ("round", number["number"], int(given.get("digits", 0)))
         case "calculate":
             return parse(given["expression"])
+        case "solve_equation":
+            left, right = split_equation(given["equation"])
+            return ("solve", ("subtract", left, right), given.get("unknown", "x"))
     return None
 
 

@@ -1,0 +1,238 @@
+"""The command line, called as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rightcall import __version__, cli
+from rightcall.chain import ChainStore
+from rightcall.pairs import read_pairs
+from toys import chain
+
+DATES = str(Path(__file__).parents[1] / "examples" / "my_task.py") + ":Dates"
+SUMS = str(Path(__file__).with_name("toys.py")) + ":SumTask"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def rightcall(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command line in this process."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["rightcall", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.fixture
+def chains(tmp_path: Path) -> Path:
+    """Right chains of a teacher, wrong ones of a student, on three problems."""
+    path = tmp_path / "chains.jsonl"
+    made = []
+    for problem in ("p1", "p2", "p3"):
+        asked = {"problem": problem, "question": f"What is 1 + 1, {problem}?"}
+        made.append(chain("add(1, 1)", 'stop("2")', source="teacher", **asked))
+        made.append(chain("add(1, 2)", 'stop("3")', right=False, **asked))
+    ChainStore(path).append(made)
+    return path
+
+
+def test_help_names_every_command(rightcall: Command) -> None:
+    ended = rightcall("--help")
+    assert ended.code == 0
+    for command in (
+        "tasks", "solve", "collect", "pairs", "train", "evaluate", "compare", "report", "run",
+    ):  # fmt: skip
+        assert f"\n  {command} " in ended.out
+        assert rightcall(command, "--help").code == 0
+
+
+def test_the_version_is_told(rightcall: Command) -> None:
+    assert rightcall("--version").out == f"rightcall {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tasks", "show", "fool"), "error: unknown task: 'fool'. Did you mean 'fol'?"),
+        (("tasks", "show", "nofile.py:Task"), "error: no such task file: 'nofile.py'."),
+        (
+            ("tasks", "show", DATES, "test-0-7777"),
+            "error: no such problem in dates, test",
+        ),
+        (("tasks", "show", SUMS, "--functions", "shrt"), "no function subset of that name: 'shrt'"),
+        (("tasks", "show", DATES, "--option", "colour=1"), "does not take these options"),
+        (("solve", DATES, "--model", "http://localhost:1/v1"), "needs a model's name"),
+        (("run", "none.toml"), "error: the run file cannot be read: 'none.toml'"),
+        (("pairs", "stats", "none.jsonl"), "error: there is no pairs file: 'none.jsonl'"),
+        (("pairs", "make", "none.jsonl", "--out", "x"), "error: no such file or folder: 'none.jsonl'"),
+        (("compare", "a.jsonl", "b.jsonl"), "error: no such file or folder: 'a.jsonl'"),
+        (("report", "nowhere"), "error: no such file or folder: 'nowhere'"),
+        (("tasks", "shw"), "No such command 'shw'"),
+        (("solve",), "Missing argument"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(
+    rightcall: Command,
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = rightcall(*arguments)
+    assert ended.code == 2
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+
+
+def test_tasks_lists_the_built_in_ones_for_people_and_programs(rightcall: Command) -> None:
+    table = json.loads(rightcall("tasks", "list", "--json").out)
+    assert {"fol", "math", "gsm8k"} <= table.keys()
+    assert rightcall("tasks").out == rightcall("tasks", "list").out
+    for task, facts in table.items():
+        assert facts["functions"]
+        assert task in rightcall("tasks").out
+
+
+def test_show_gives_the_prompt_and_executes_gold_chains(rightcall: Command) -> None:
+    shown = rightcall("tasks", "show", SUMS, "0", "test-0-1").out
+    assert "add(a: int, b: int): Add two numbers. Example: add(2, 3) -> 5" in shown
+    assert "add(2000, 7)\n     → 2007\n" in shown
+    assert "gold answer: 2008" in shown
+
+
+def test_check_passes_a_sound_task_and_fails_a_broken_one(rightcall: Command, tmp_path: Path) -> None:
+    sound = rightcall("tasks", "check", DATES, "--count", "20")
+    assert (sound.code, sound.err) == (0, "")
+    source = Path(DATES.removesuffix(":Dates")).read_text()
+    broken = tmp_path / "broken.py"
+    broken.write_text(source.replace("answer=str(days)", "answer=str(days + 1)"))
+    ended = rightcall("tasks", "check", f"{broken}:Dates", "--count", "20", "--json")
+    assert ended.code == 1
+    assert any(finding["failed"] for finding in json.loads(ended.out)["findings"])
+
+
+def test_solve_shows_every_step_and_the_verdict(rightcall: Command) -> None:
+    ended = rightcall("solve", SUMS, "--model", "gold", "--problem", "3")
+    assert ended.code == 0
+    assert [line for line in ended.out.splitlines() if line] == [
+        "test-0-3",
+        "What is 2003 + 7?",
+        "  1  add(2003, 7)",
+        "     → 2010",
+        '  2  stop("2010")',
+        "     → 2010",
+        "answer: 2010   ✔ correct, process right",
+        ended.out.splitlines()[-1],
+    ]
+    assert ended.out.splitlines()[-1].startswith("stopped; 2 steps, ")
+
+
+def test_solve_gives_the_whole_chain_as_json(rightcall: Command) -> None:
+    ended = rightcall("solve", SUMS, "--model", "gold", "--problem", "test-0-3", "--json")
+    made = json.loads(ended.out)
+    assert made["outcome"] == "correct"
+    assert [step["reply"] for step in made["steps"]] == ["add(2003, 7)", 'stop("2010")']
+
+
+def test_a_question_of_ones_own_is_not_judged_and_a_failed_model_is_told(rightcall: Command) -> None:
+    ended = rightcall("solve", SUMS, "--model", "gold", "--question", "What is 1 + 1?")
+    assert ended.code == 1
+    assert "no answer   not judged" not in ended.out
+    assert "the script has no reply" in ended.out
+
+
+def test_model_text_cannot_steer_the_terminal(rightcall: Command, tmp_path: Path) -> None:
+    source = Path(DATES.removesuffix(":Dates")).read_text()
+    hostile = tmp_path / "hostile.py"
+    hostile.write_text(source.replace('f"How many', 'f"\\x1b[2J[red]How many'))
+    shown = rightcall("tasks", "show", f"{hostile}:Dates").out
+    assert "\x1b" not in shown
+    assert r"\x1b[2J[red]How many" in shown
+
+
+def test_collect_is_resumed_and_adds_nothing(rightcall: Command, tmp_path: Path) -> None:
+    out = tmp_path / "chains.jsonl"
+    arguments = ("collect", SUMS, "--model", "gold", "--count", 3, "--samples", 2, "--out", out)
+    first = rightcall(*arguments)
+    assert first.code == 0
+    assert "100.0%" in first.out
+    written = out.read_bytes()
+    assert len(written.splitlines()) == 6
+    assert rightcall(*arguments).out == first.out
+    assert out.read_bytes() == written
+
+
+def test_pairs_are_made_counted_and_checked_for_leaks(
+    rightcall: Command, chains: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pairs.jsonl"
+    assert rightcall("pairs", "make", chains, "--out", out).code == 0
+    assert len(list(read_pairs(out))) == 3
+    statistics = json.loads(rightcall("pairs", "stats", out, "--json").out)
+    assert statistics["sources"] == {"teacher > student": 3}
+    assert rightcall("pairs", "make", chains, "--out", out, "--set", "strategies={step=1}").code == 0
+    assert {pair.strategy for pair in read_pairs(out)} == {"step"}
+    test = tmp_path / "problems.jsonl"
+    test.write_text('{"id": "t", "question": "what is 1 + 1 p2", "answer": "2"}\n')
+    leaking = rightcall("pairs", "make", chains, "--out", out, "--test", test)
+    assert leaking.code == 2
+    assert "test questions are in the training data" in leaking.err
+
+
+def test_a_wrong_setting_of_a_stage_is_refused_with_the_nearest_key(
+    rightcall: Command, chains: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pairs.jsonl"
+    ended = rightcall("pairs", "make", chains, "--out", out, "--set", "max_per_problm=1")
+    assert ended.code == 2
+    assert "Did you mean 'max_per_problem'?" in ended.err
+
+
+def test_evaluate_and_compare_print_tables_and_json(rightcall: Command, tmp_path: Path) -> None:
+    for source in ("base", "tuned"):
+        out = tmp_path / f"{source}.jsonl"
+        common = ("evaluate", SUMS, "--model", "gold", "--count", 4, "--source", source, "--out", out)
+        assert "100.0%" in rightcall(*common).out
+        assert json.loads(rightcall(*common, "--json").out)["accuracy"]["20"]["value"] == 1.0
+    both = (tmp_path / "base.jsonl", tmp_path / "tuned.jsonl")
+    assert "0/0/4" in rightcall("compare", *both).out
+    assert json.loads(rightcall("compare", *both, "--json").out)["problems"] == 4
+
+
+def test_output_off_a_terminal_is_plain_and_unwrapped(rightcall: Command) -> None:
+    shown = rightcall("tasks", "show", SUMS, "0").out
+    assert "\x1b" not in shown
+    help_line = next(line for line in shown.splitlines() if line.startswith("record("))
+    assert "Example: record(4) -> 1 recorded" in help_line
+
+
+def test_a_run_file_can_be_looked_at_without_running(rightcall: Command) -> None:
+    demo = Path(__file__).parents[1] / "examples" / "demo.toml"
+    ended = rightcall("run", demo, "--check", "--set", "name=other", "--set", "seed=3")
+    assert ended.code == 0
+    assert 'name = "other"' in ended.out
+    assert "seed = 3" in ended.out

@@ -1,0 +1,137 @@
+"""Every example in the README and the docs runs, or is read by the program it is for."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from rightcall import config
+from rightcall.cli import app
+from rightcall.config import RunFile, TaskRun, load_config, resolve
+from rightcall.models.spec import ModelSpec
+from rightcall.settings import merged
+from rightcall.task import load_task
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    return [text for tag, text in found if tag == language]
+
+
+def commands() -> Iterator[str]:
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            yield from (line for line in block.replace("\\\n", " ").splitlines() if line.strip())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_python_examples_of_a_page_run_in_order(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / f"{page.stem.replace('-', '_')}_examples.py"
+    source.write_text("\n\n".join(blocks(page, "python")), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location(source.stem, source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, source.stem, module)
+    spec.loader.exec_module(module)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_run_files_of_a_page_load(page: Path) -> None:
+    for block in blocks(page, "toml"):
+        table = tomllib.loads(block)
+        resolve(merged({"name": "example", "tasks": {"math": {}}}, table))
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_a_shell_example_is_a_command_that_exists(command: str) -> None:
+    program, *arguments = shlex.split(re.sub(r"\s#.*", "", command))
+    if program == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+        assert set(arguments) <= set(targets)
+    elif program == "rightcall":
+        assert_parses(arguments)
+    else:
+        assert program in {"pip", "vllm", "python"}
+
+
+def assert_parses(arguments: list[str]) -> None:
+    """The arguments are those of a command: parsed, not run."""
+    command = typer.main.get_command(app)
+    names = []
+    while hasattr(command, "commands"):
+        names.append(arguments[0])
+        assert arguments[0] in command.commands
+        command = command.commands[arguments.pop(0)]
+        if not arguments and hasattr(command, "commands"):
+            return
+    context = command.make_context(" ".join(names), arguments)
+    if context.params.get("model"):
+        ModelSpec.parse(context.params["model"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_shows_the_example_task_as_it_is() -> None:
+    example = (ROOT / "examples" / "my_task.py").read_text(encoding="utf-8")
+    assert example in blocks(ROOT / "README.md", "python")
+    code = [line for line in example.splitlines() if line.strip()]
+    assert len(code) <= 30
+
+
+def test_the_map_of_the_tree_names_every_module_and_no_other() -> None:
+    tree = next(b for b in blocks(ROOT / "README.md", "text") if b.startswith("src/rightcall/"))
+    named = set(re.findall(r"^  (\w+(?:\.py|/))", tree, re.M))
+    package = ROOT / "src" / "rightcall"
+    real = {p.name for p in package.glob("*.py") if p.name != "__init__.py"}
+    real |= {f"{p.name}/" for p in package.iterdir() if (p / "__init__.py").exists()}
+    assert named == real
+
+
+def test_the_configuration_page_names_every_key() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    models = [RunFile, TaskRun, ModelSpec]
+    models += [config.Problems, config.Collect, config.PairConfig, config.Train, config.TrainConfig]
+    models += [config.EvaluateConfig, config.Report]
+    missing = [
+        f"{model.__name__}.{key}"
+        for model in models
+        for key in model.model_fields
+        if f"`{key}`" not in page
+    ]
+    assert missing == []
+
+
+def test_the_example_task_is_a_task() -> None:
+    task = load_task(str(ROOT / "examples" / "my_task.py") + ":Dates")
+    questions = [
+        [p.question for p in task.problems(split, 200)] for split in ("train", "validation", "test")
+    ]
+    assert len(set().union(*questions)) == 600
+
+
+def test_the_demo_uses_the_shipped_models_on_both_tasks() -> None:
+    demo = load_config(ROOT / "examples" / "demo.toml")
+    assert demo.tasks.keys() == {"fol", "math"}
+    for task in demo.tasks.values():
+        assert task.models.teacher.model == "tiny:teacher"
+        assert task.models.student.model == "tiny:student"
+        assert task.problems.test >= 300

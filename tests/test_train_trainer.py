@@ -1,0 +1,287 @@
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from rightcall.errors import ConfigError, DataError
+from rightcall.rendering import Renderer
+from rightcall.train.data import collate, load_rows
+from rightcall.train.dpo import LOSSES
+from rightcall.train.loop import load_policy
+from rightcall.train.scoring import batch_logps, check
+from rightcall.train.trainer import Lora, TrainConfig, train
+from tiny_models import build_tiny
+
+ARCHITECTURES = ["llama", "qwen2", "qwen3", "mistral"]
+
+
+def turn(role: str, content: str) -> dict:
+    return {"role": role, "content": content}
+
+
+def write_pairs(path: Path, count: int = 12) -> Path:
+    """Pairs with observations whose chosen side says `stop`, and whose rejected side does not."""
+    with path.open("w") as file:
+        for i in range(count):
+            prompt = [turn("system", "Reply with one function call."), turn("user", f"Tom has {i}.")]
+            called = [turn("assistant", f"add({i}, 3)"), turn("user", f"{i + 3}" * (1 + i % 3))]
+            right = [*called, turn("assistant", f"stop({i + 3})")]
+            wrong = [*called[:1], turn("user", "?"), turn("assistant", f"subtract({i}, 1, 2)")]
+            file.write(json.dumps({"prompt": prompt, "chosen": right, "rejected": wrong}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {a: build_tiny(a, folder / a) for a in ARCHITECTURES}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
+
+
+def config(**changes) -> TrainConfig:
+    return TrainConfig(**{"batch_size": 3, "lora": Lora(r=4, alpha=8), "log_every": 1, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    name = (
+        "adapter_model.safetensors"
+        if (folder / "adapter_config.json").exists()
+        else "model.safetensors"
+    )
+    return load_file(folder / name)
+
+
+def rows_of(model: Path, data: Path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    return load_rows(data, Renderer(tokenizer), method="dpo", max_length=500).rows
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_compact_head_and_shared_prefix_change_nothing(architecture, models, data):
+    core = load_policy(config(tune="full"), str(models[architecture])).eval()
+    batch = collate(rows_of(models[architecture], data), [0, 5, 7])
+    assert batch["shared"] >= 8
+    assert check(core, batch, share=False) < 1e-4
+    assert check(core, batch, share=True) < 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "mistral"])
+def test_gradients_flow_through_the_shared_prefix(architecture, models, data):
+    core = load_policy(config(tune="full"), str(models[architecture]))
+    batch = collate(rows_of(models[architecture], data), [0, 5, 7])
+    found = []
+    for share in (False, True):
+        core.zero_grad()
+        batch_logps(core, core, batch, share=share).sum().backward()
+        found.append({n: p.grad.clone() for n, p in core.named_parameters() if p.grad is not None})
+    plain, shared = found
+    assert plain.keys() == shared.keys()
+    scale = max(float(g.abs().max()) for g in plain.values())
+    assert max(float((plain[n] - shared[n]).abs().max()) for n in plain) < 1e-4 * scale
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "mistral"])
+def test_dpo_with_lora_learns_to_prefer_chosen(architecture, models, data, tmp_path):
+    result = train(config(learning_rate=5e-3, epochs=3), models[architecture], data, tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert result.steps == 12
+    assert [line["step"] for line in lines][:12] == list(range(1, 13))
+    assert lines[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "policy and reference start equal"
+    assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-3)
+    assert lines[-1]["rewards/accuracies"] == 1
+    assert lines[-1]["loss"] < 0.4
+    assert {"grad_norm", "logps/chosen", "logps/rejected", "tokens_per_second"} <= lines[-1].keys()
+
+
+def test_an_adapter_is_saved_as_safetensors_with_tokenizer_and_template(models, data, tmp_path):
+    out = tmp_path / "out"
+    result = train(config(save_every=2), models["llama"], data, out)
+    base = transformers.AutoModelForCausalLM.from_pretrained(models["llama"])
+    tuned = PeftModel.from_pretrained(base, out)
+    assert result.trained_parameters == sum(
+        p.numel() for n, p in tuned.named_parameters() if "lora" in n
+    )
+    assert transformers.AutoTokenizer.from_pretrained(out).chat_template
+    assert [p.name for p in result.checkpoints] == ["checkpoint-2"]
+    assert (result.checkpoints[0] / "adapter_model.safetensors").exists()
+    assert not list(out.glob("*.bin"))
+    assert list((out / "log").glob("events*"))
+    assert json.loads((out / "train.json").read_text())["config"]["beta"] == 0.1
+
+
+def test_full_weights_are_saved_as_a_model_of_their_own(models, data, tmp_path):
+    train(config(tune="full", learning_rate=1e-3), models["llama"], data, tmp_path / "out")
+    before, after = weights(models["llama"]), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[n], after[n]) for n in before)
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_sft_raises_the_likelihood_of_the_chosen_words(models, data, tmp_path):
+    train(
+        config(method="sft", tune="full", learning_rate=3e-3, epochs=4),
+        models["llama"],
+        data,
+        tmp_path / "out",
+    )
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["nll/chosen"] < 0.7 * lines[0]["nll/chosen"]
+    assert lines[0]["loss"] == pytest.approx(lines[0]["nll/chosen"], rel=1e-4)
+    assert "rewards/margins" not in lines[0]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_a_killed_run_resumes_to_exactly_the_same_weights(tune, models, data, tmp_path):
+    settings = config(
+        tune=tune,
+        epochs=2,
+        save_every=2,
+        lora=Lora(r=4, alpha=8, dropout=0.1),
+        learning_rate=1e-3,
+        accumulation=2,
+    )
+
+    def kill(step: int, steps: int, metrics: dict[str, float]) -> None:
+        if step == 3:
+            raise Killed
+
+    straight = train(settings, models["llama"], data, tmp_path / "straight")
+    with pytest.raises(Killed):
+        train(settings, models["llama"], data, tmp_path / "killed", on_log=kill)
+    torch.rand(3)
+    resumed = train(settings, models["llama"], data, tmp_path / "killed")
+    assert resumed.tokens < straight.tokens, "it went on from a checkpoint"
+    expected, found = weights(tmp_path / "straight"), weights(tmp_path / "killed")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[n], found[n]) for n in expected)
+    steps = [
+        [
+            json.loads(line)["step"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("straight", "killed")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_a_checkpoint_cut_by_a_kill_is_not_resumed_from(models, data, tmp_path):
+    settings = config(save_every=1)
+    out = tmp_path / "out"
+    expected = train(settings, models["llama"], data, out)
+    saved = weights(out)
+    last = expected.checkpoints[-1]
+    (last / "trainer_state.json").write_text('{"global_')
+    record = json.loads((out / "train.json").read_text())
+    del record["result"]
+    (out / "train.json").write_text(json.dumps(record))
+    again = train(settings, models["llama"], data, out)
+    assert again.steps == expected.steps
+    assert all(torch.equal(saved[n], tensor) for n, tensor in weights(out).items())
+
+
+def test_a_finished_run_is_not_repeated_and_another_is_refused(models, data, tmp_path):
+    out = tmp_path / "out"
+    first = train(config(), models["llama"], data, out)
+    stamp = (out / "adapter_model.safetensors").stat().st_mtime_ns
+    assert train(config(), models["llama"], data, out) == first
+    assert (out / "adapter_model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(DataError, match="another training"):
+        train(config(beta=0.2), models["llama"], data, out)
+    assert train(config(beta=0.2), models["llama"], data, out, resume=False).steps == first.steps
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(models, data, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(config(seed=seed, max_steps=2), models["llama"], data, tmp_path / name)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert any(not torch.equal(a[n], c[n]) for n in a)
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_one_large_batch(models, data, tmp_path):
+    settings = {"tune": "full", "sft_weight": 0.5, "max_steps": 1, "scheduler": "constant", "warmup": 0}
+    norms = []
+    for name, size, accumulation in (("one", 12, 1), ("many", 3, 4)):
+        result = train(
+            config(**settings, batch_size=size, accumulation=accumulation),
+            models["llama"],
+            data,
+            tmp_path / name,
+        )
+        norms.append((result.metrics["grad_norm"], result.metrics["loss"]))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_gradient_checkpointing_gives_the_same_weights(models, data, tmp_path):
+    for name, on in (("off", False), ("on", True)):
+        train(
+            config(gradient_checkpointing=on, share_prefix=False, max_steps=2, learning_rate=1e-3),
+            models["llama"],
+            data,
+            tmp_path / name,
+        )
+    off, on = weights(tmp_path / "off"), weights(tmp_path / "on")
+    assert all(torch.allclose(off[n], on[n], atol=1e-6) for n in off)
+
+
+def test_bfloat16_trains_close_to_float32(models, data, tmp_path):
+    losses = [
+        train(config(dtype=dtype, max_steps=2), models["llama"], data, tmp_path / dtype).metrics["loss"]
+        for dtype in ("float32", "bfloat16")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=0.1)
+
+
+def test_training_goes_on_from_an_adapter_whose_model_is_then_the_reference(models, data, tmp_path):
+    train(config(method="sft", learning_rate=3e-3), models["llama"], data, tmp_path / "sft")
+    for tune in ("lora", "full"):
+        out = tmp_path / tune
+        train(config(tune=tune, max_steps=1), models["llama"], data, out, adapter=tmp_path / "sft")
+        first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+        assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_four_bit_weights_stay_frozen_under_a_trained_adapter(models, data, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    settings = config(quantize="4bit", max_steps=1, learning_rate=1e-2, scheduler="constant", warmup=0)
+    core = load_policy(settings, str(models["mistral"]))
+    trained = {n for n, p in core.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert any(type(p).__name__ == "Params4bit" for p in core.parameters())
+    result = train(settings, models["mistral"], data, tmp_path / "out")
+    assert result.metrics["loss"] == pytest.approx(0.6931, abs=0.02)
+    assert any(t.abs().max() > 0 for n, t in weights(tmp_path / "out").items() if "lora_B" in n)
+
+
+def test_quantised_full_weights_are_refused():
+    with pytest.raises(ConfigError, match="cannot be trained"):
+        TrainConfig(tune="full", quantize="4bit")
+
+
+def test_every_loss_in_the_table_can_be_chosen():
+    assert set(get_args(TrainConfig.model_fields["loss"].annotation)) == set(LOSSES)
+
+
+@pytest.mark.parametrize(("tune", "rate"), [("lora", 2e-4), ("full", 2e-5)])
+def test_the_learning_rate_follows_what_is_tuned(tune, rate):
+    assert TrainConfig(tune=tune).peak_learning_rate == rate
+    assert TrainConfig(tune=tune, learning_rate=1e-3).peak_learning_rate == 1e-3
+
+
+def test_length_normalised_loss_starts_at_the_same_point(models, data, tmp_path):
+    result = train(config(length_normalised=True, max_steps=1), models["llama"], data, tmp_path / "out")
+    assert result.metrics["loss"] == pytest.approx(0.6931, abs=1e-3)
