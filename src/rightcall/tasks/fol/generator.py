@@ -24,25 +24,33 @@ from rightcall.tasks.fol.words import Lexicon
 LABELS = ("True", "False", "Unknown")
 SPLITS = ("train", "validation", "test")
 MADE_UP_SHARE = 0.3
-"""Share of problems whose predicates (and, half of the time, names) are invented words."""
+"""Share of problems whose predicates (and, half of the time, names) are invented, by default."""
 MIN_SENTENCES = 3
 MAX_ATTEMPTS = 500
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a theory may be."""
+    """How large a theory may be, and out of how many words it is made."""
 
     hops: tuple[int, int] = (1, 5)
     """Fewest and most rule applications from what is given to the goal. A chain of n hops needs at
     least n + 1 sentences: hops that do not fit `max_sentences` are left out."""
     max_sentences: int = 12
     """The goal not counted; there are at least `MIN_SENTENCES`."""
+    words: int | None = None
+    """Words of each kind in use; None for all of them."""
+    made_up: float = MADE_UP_SHARE
+    """Share of theories whose predicates are invented words."""
 
     def __post_init__(self) -> None:
         fewest, most = self.hops
         if not 1 <= fewest <= most <= 5:
             raise ConfigError("hops lie between 1 and 5, the fewest first", value=self.hops)
+        if self.words is not None and self.words < 20:
+            raise ConfigError("a theory needs at least 20 words of each kind", value=self.words)
+        if not 0 <= self.made_up <= 1:
+            raise ConfigError("a share lies between 0 and 1", value=self.made_up)
         if self.max_sentences < max(MIN_SENTENCES, fewest + 1):
             raise ConfigError(
                 "too few sentences", value=self.max_sentences,
@@ -272,8 +280,8 @@ def _symbols(sentences: Sequence[Sentence]) -> frozenset[str]:
 
 def theory(rng: Random, hops: int, label: str, size: Size = Size()) -> Theory:
     """A theory meant to have this label; nothing is proved yet."""
-    made_up = rng.random() < MADE_UP_SHARE
-    words = Lexicon(rng, made_up)
+    made_up = rng.random() < size.made_up
+    words = Lexicon(rng, made_up, size.words)
     room = min(3, size.max_sentences - hops - 1)
     holds = rng.random() < 0.5 if label == "Unknown" else label == "True"
     make = _named_draft if rng.random() < 0.82 else _sort_draft

@@ -281,8 +281,11 @@ class FolTask(Task):
     }
     default_subset = "prove"
 
-    def __init__(self, hops: Sequence[int] = (1, 5), max_sentences: int = 12, provers: int = 2) -> None:
-        self.size = generator.Size(_pair(hops), max_sentences)
+    def __init__(
+        self, hops: Sequence[int] = (1, 5), max_sentences: int = 12, provers: int = 2,
+        words: int | None = None, made_up: float = generator.MADE_UP_SHARE,
+    ) -> None:
+        self.size = generator.Size(_pair(hops), max_sentences, words, made_up)
         if provers not in (0, 1, 2):
             raise ConfigError("labels are proved by 0, 1 or 2 provers", value=provers)
         self.provers = provers

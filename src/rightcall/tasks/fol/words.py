@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from random import Random
 
 
@@ -105,14 +106,24 @@ def invented(rng: Random, kind: str) -> str:
             return word.capitalize() if kind == "name" else word
 
 
+@cache
+def _some(stock: tuple[str, ...], count: int | None) -> tuple[str, ...]:
+    """`count` words spread evenly over a stock; all of them for None."""
+    if count is None or count >= len(stock):
+        return stock
+    return tuple(stock[i * len(stock) // count] for i in range(count))
+
+
 class Lexicon:
     """Hands out the words of one theory, none of them twice.
 
-    With `made_up` every predicate is invented, and half of the time the names are too.
+    With `made_up` every predicate is invented, and half of the time the names are too. `words`
+    bounds the stock of each kind.
     """
 
-    def __init__(self, rng: Random, made_up: bool) -> None:
+    def __init__(self, rng: Random, made_up: bool, words: int | None = None) -> None:
         self._rng = rng
+        self._words = words
         self._made_up = made_up
         self._made_up_names = made_up and rng.random() < 0.5
         self._used: set[str] = set()
@@ -133,7 +144,7 @@ class Lexicon:
 
     def _fresh(self, kind: str, stock: tuple[str, ...], made_up: bool) -> str:
         while True:
-            word = invented(self._rng, kind) if made_up else self._rng.choice(stock)
+            word = invented(self._rng, kind) if made_up else self._rng.choice(_some(stock, self._words))
             if word.lower() not in self._used:
                 self._used.add(word.lower())
                 return word
