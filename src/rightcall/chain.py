@@ -11,9 +11,10 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Iterable, Iterator
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
@@ -219,7 +220,8 @@ class ChainStore:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise DataError(
-                    "another process writes this file", value=str(self.path),
+                    "another process writes this file",
+                    value=str(self.path),
                     remedy="Wait for it to end, or choose another run folder.",
                 ) from error
             _drop_cut_line(file)

@@ -17,9 +17,9 @@ Four kinds of trouble, four boundaries; a message always says *fault, offending 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Iterable
 
 
 class RightCallError(Exception):

@@ -87,10 +87,15 @@ class Function:
         return self.call(*args, **kwargs)
 
     @cached_property
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """All parameters of the Python function, those for state included."""
+        return dict(inspect.signature(self.call).parameters)
+
+    @cached_property
     def signature(self) -> str:
         """`add(a: float, b: float = 1)`, as the prompt shows it."""
         shown = []
-        for name, parameter in inspect.signature(self.call).parameters.items():
+        for name, parameter in self.parameters.items():
             if name in self.state_parameters:
                 continue
             kind = self._annotation_text(name)
@@ -102,8 +107,10 @@ class Function:
     def _annotation_text(self, name: str) -> str:
         annotation = get_type_hints(self.call)[name]
         label = getattr(annotation, "__name__", None)
-        return label if label and not typing.get_args(annotation) else str(annotation).replace(
-            "typing.", ""
+        return (
+            label
+            if label and not typing.get_args(annotation)
+            else str(annotation).replace("typing.", "")
         )
 
     @property
@@ -162,14 +169,23 @@ def function(
         description = " ".join(textwrap.dedent(call.__doc__ or "").strip().split("\n\n")[0].split())
         if not description:
             raise DefinitionError(
-                "function has no docstring", value=label,
+                "function has no docstring",
+                value=label,
                 remedy="Its first paragraph is what the model reads about it.",
             )
         arguments, state_parameters = _arguments_model(label, call)
         made = Function(
-            name=label, description=description, role=Role(role), example=example,
-            example_result="", call=call, arguments=arguments,
-            state_parameters=state_parameters, trusted=trusted, limits=limits, given=given,
+            name=label,
+            description=description,
+            role=Role(role),
+            example=example,
+            example_result="",
+            call=call,
+            arguments=arguments,
+            state_parameters=state_parameters,
+            trusted=trusted,
+            limits=limits,
+            given=given,
         )
         return replace(made, example_result=_checked_example(made))
 
@@ -196,6 +212,10 @@ def _arguments_model(
                 f"{label} takes **{name}", remedy="Name every parameter the model may give."
             )
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            if states:
+                raise DefinitionError(
+                    f"{label} takes *{name} after its state", remedy="Put state parameters last."
+                )
             fields[name] = (list[hint], [])  # type: ignore[valid-type]
         elif parameter.default is inspect.Parameter.empty:
             fields[name] = (hint, ...)
@@ -229,7 +249,8 @@ def _checked_example(made: Function) -> str:
         parsed = []
     if len(parsed) != 1 or parsed[0].name != made.name or made.example.strip() != made.example:
         raise DefinitionError(
-            f"the example of {made.name} is not one call of it", value=made.example,
+            f"the example of {made.name} is not one call of it",
+            value=made.example,
             remedy=f"Write it as in Python: {made.name}(...).",
         )
     try:
@@ -316,7 +337,9 @@ class FunctionSet:
         made = self.by_name.get(call.name)
         if made is None:
             raise CallError(
-                "unknown function", value=call.name, remedy=nearest(call.name, self.by_name),
+                "unknown function",
+                value=call.name,
+                remedy=nearest(call.name, self.by_name),
                 kind=FailureKind.UNKNOWN_FUNCTION,
             )
         args, kwargs = bind(made, call)
@@ -328,8 +351,12 @@ class FunctionSet:
             if made.trusted:
                 return made.call(*args, **kwargs)
             value, changed = sandbox.run(
-                made.call, args, kwargs, tuple(made.state_parameters),
-                seconds=made.limits.seconds, memory_mb=made.limits.memory_mb,
+                made.call,
+                args,
+                kwargs,
+                tuple(made.state_parameters),
+                seconds=made.limits.seconds,
+                memory_mb=made.limits.memory_mb,
             )
         except (CallError, DefinitionError):
             raise
@@ -377,13 +404,13 @@ def bind(made: Function, call: Call) -> tuple[list[Any], dict[str, Any]]:
         raise _argument_error(made, error) from error
     values = {name: getattr(model, name) for name in made.arguments.model_fields}
     variadic = next(
-        (n for n, p in inspect.signature(made.call).parameters.items()
-         if p.kind is inspect.Parameter.VAR_POSITIONAL), None,
+        (n for n, p in made.parameters.items() if p.kind is inspect.Parameter.VAR_POSITIONAL),
+        None,
     )
     if variadic is None:
         return [], values
     before = []
-    for name, parameter in inspect.signature(made.call).parameters.items():
+    for name, parameter in made.parameters.items():
         if name == variadic:
             break
         before.append(values.pop(name))
@@ -392,10 +419,7 @@ def bind(made: Function, call: Call) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _named_arguments(made: Function, call: Call) -> dict[str, JSON]:
-    parameters = [
-        (n, p) for n, p in inspect.signature(made.call).parameters.items()
-        if n not in made.state_parameters
-    ]
+    parameters = [(n, p) for n, p in made.parameters.items() if n not in made.state_parameters]
     named: dict[str, JSON] = {}
     rest = list(call.args)
     for name, parameter in parameters:
@@ -406,13 +430,15 @@ def _named_arguments(made: Function, call: Call) -> dict[str, JSON]:
     if rest:
         raise CallError(
             f"{made.name} takes {len(parameters)} arguments, {len(call.args)} were given",
-            value=rest[0], remedy=f"Signature: {made.signature}.",
+            value=rest[0],
+            remedy=f"Signature: {made.signature}.",
             kind=FailureKind.UNEXPECTED_ARGUMENT,
         )
     for name, value in call.kwargs.items():
         if name in named:
             raise CallError(
-                f"argument {name!r} of {made.name} was given twice", value=value,
+                f"argument {name!r} of {made.name} was given twice",
+                value=value,
                 kind=FailureKind.UNEXPECTED_ARGUMENT,
             )
         named[name] = value
@@ -425,19 +451,23 @@ def _argument_error(made: Function, error: ValidationError) -> CallError:
     signature = f"Signature: {made.signature}."
     if first["type"] == "missing":
         return CallError(
-            f"{made.name} is missing argument {name!r}", remedy=signature,
+            f"{made.name} is missing argument {name!r}",
+            remedy=signature,
             kind=FailureKind.MISSING_ARGUMENT,
         )
     if first["type"] == "extra_forbidden":
         hint = nearest(name, made.arguments.model_fields)
         return CallError(
-            f"{made.name} has no argument {name!r}", remedy=f"{hint} {signature}".strip(),
+            f"{made.name} has no argument {name!r}",
+            remedy=f"{hint} {signature}".strip(),
             kind=FailureKind.UNEXPECTED_ARGUMENT,
         )
     where = ".".join(str(p) for p in first["loc"])
     return CallError(
-        f"argument {where!r} of {made.name} is wrong", value=first["input"],
-        remedy=f"{first['msg']}. {signature}", kind=FailureKind.WRONG_TYPE,
+        f"argument {where!r} of {made.name} is wrong",
+        value=first["input"],
+        remedy=f"{first['msg']}. {signature}",
+        kind=FailureKind.WRONG_TYPE,
     )
 
 
@@ -460,7 +490,8 @@ def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
     if len(text) > MAX_REPLY_CHARACTERS:
         raise CallError(
             f"the reply has {len(text)} characters, {MAX_REPLY_CHARACTERS} are read",
-            remedy="Reply with one short call.", kind=FailureKind.UNPARSABLE,
+            remedy="Reply with one short call.",
+            kind=FailureKind.UNPARSABLE,
         )
     names = set(known)
     found: list[Call] = []
@@ -486,8 +517,10 @@ def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
     if found:
         return [call for call in found if call.name in names] or found
     raise problem or CallError(
-        "no function call in the reply", value=_shorten(text),
-        remedy="Reply with one call such as name(argument).", kind=FailureKind.NO_CALL,
+        "no function call in the reply",
+        value=_shorten(text),
+        remedy="Reply with one call such as name(argument).",
+        kind=FailureKind.NO_CALL,
     )
 
 
@@ -525,7 +558,8 @@ def _literal_call(source: str) -> Call:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = getattr(error, "msg", None) or "too deeply nested"
         raise CallError(
-            f"the call does not parse ({reason})", value=_shorten(source),
+            f"the call does not parse ({reason})",
+            value=_shorten(source),
             remedy="Write name(argument, ...) with literal arguments.",
             kind=FailureKind.UNPARSABLE,
         ) from error
@@ -537,8 +571,10 @@ def _literal_call(source: str) -> Call:
             raise _not_literal(keyword.value)
         if keyword.arg in kwargs:
             raise CallError(
-                f"argument {keyword.arg!r} is given twice", value=_shorten(source),
-                remedy="Give each argument once.", kind=FailureKind.UNPARSABLE,
+                f"argument {keyword.arg!r} is given twice",
+                value=_shorten(source),
+                remedy="Give each argument once.",
+                kind=FailureKind.UNPARSABLE,
             )
         kwargs[keyword.arg] = _literal(keyword.value)
     return Call(name=node.func.id, args=tuple(_literal(a) for a in node.args), kwargs=kwargs)
@@ -572,7 +608,8 @@ def _literal(node: ast.expr) -> JSON:
 
 def _not_literal(node: ast.expr) -> CallError:
     return CallError(
-        "an argument is not a literal", value=_shorten(_source_of(node)),
+        "an argument is not a literal",
+        value=_shorten(_source_of(node)),
         remedy="Use numbers, quoted strings, True, False, None, lists or dicts.",
         kind=FailureKind.UNPARSABLE,
     )

@@ -15,7 +15,16 @@ from pathlib import Path
 from pydantic import Field
 
 from rightcall.chain import (
-    Chain, ChainStore, Frozen, Judgement, Outcome, Problem, Step, StopReason, digest, seed_of,
+    Chain,
+    ChainStore,
+    Frozen,
+    Judgement,
+    Outcome,
+    Problem,
+    Step,
+    StopReason,
+    digest,
+    seed_of,
 )
 from rightcall.dialects import DIALECTS, conversation
 from rightcall.errors import DataError, ModelError
@@ -60,9 +69,19 @@ class Job:
 def chain_key(setting: Setting, model: str, job: Job) -> str:
     """Identifies an attempt by everything that determines it."""
     return digest(
-        setting.task.name, setting.task.fingerprint, setting.functions.fingerprint, setting.source,
-        setting.sampling.model_dump(), setting.budget.model_dump(), setting.seed, setting.dialect,
-        model, job.problem.id, job.problem.question, job.sample, [s.reply for s in job.replies],
+        setting.task.name,
+        setting.task.fingerprint,
+        setting.functions.fingerprint,
+        setting.source,
+        setting.sampling.model_dump(),
+        setting.budget.model_dump(),
+        setting.seed,
+        setting.dialect,
+        model,
+        job.problem.id,
+        job.problem.question,
+        job.sample,
+        [s.reply for s in job.replies],
     )
 
 
@@ -96,8 +115,10 @@ def attempt(setting: Setting, model: str, job: Job) -> Generator[Request, Reply 
         if pending:
             recorded = pending.pop(0)
             reply: Reply | ModelError = Reply(
-                text=recorded.reply, token_ids=recorded.token_ids,
-                prompt_tokens=recorded.prompt_tokens, completion_tokens=recorded.completion_tokens,
+                text=recorded.reply,
+                token_ids=recorded.token_ids,
+                prompt_tokens=recorded.prompt_tokens,
+                completion_tokens=recorded.completion_tokens,
             )
         else:
             recorded = None
@@ -117,8 +138,11 @@ def attempt(setting: Setting, model: str, job: Job) -> Generator[Request, Reply 
             )
         steps.append(
             Step(
-                reply=reply.text, call=result.call, observation=result.observation,
-                token_ids=reply.token_ids, prompt_tokens=reply.prompt_tokens,
+                reply=reply.text,
+                call=result.call,
+                observation=result.observation,
+                token_ids=reply.token_ids,
+                prompt_tokens=reply.prompt_tokens,
                 completion_tokens=reply.completion_tokens,
             )
         )
@@ -138,10 +162,21 @@ def attempt(setting: Setting, model: str, job: Job) -> Generator[Request, Reply 
             break
 
     chain = Chain(
-        key=key, task=setting.task.name, problem_id=job.problem.id, sample=job.sample,
-        source=setting.source, model=model, seed=seed, prompt=prompt, steps=tuple(steps),
-        stop_reason=stop_reason, answer=answer, outcome=Outcome.ERRORED if error else Outcome.INCORRECT,
-        difficulty=job.problem.difficulty, error=error, seconds=time.monotonic() - started,
+        key=key,
+        task=setting.task.name,
+        problem_id=job.problem.id,
+        sample=job.sample,
+        source=setting.source,
+        model=model,
+        seed=seed,
+        prompt=prompt,
+        steps=tuple(steps),
+        stop_reason=stop_reason,
+        answer=answer,
+        outcome=Outcome.ERRORED if error else Outcome.INCORRECT,
+        difficulty=job.problem.difficulty,
+        error=error,
+        seconds=time.monotonic() - started,
     )
     return chain if error else judged(setting.task, job.problem, chain)
 
@@ -157,7 +192,7 @@ def judged(task: Task, problem: Problem, chain: Chain) -> Chain:
     )
 
 
-def rollouts(setting: Setting, model: ChatModel, jobs: Iterable[Job]) -> Iterator[Chain]:
+def rollouts(setting: Setting, model: ChatModel, jobs: Iterable[Job]) -> Generator[Chain, None, None]:
     """Chains for jobs, as they finish, with up to `model.capacity` in flight. Closing the
     iterator early releases the chains still running."""
     waiting = iter(jobs)
@@ -193,8 +228,15 @@ def rollouts(setting: Setting, model: ChatModel, jobs: Iterable[Job]) -> Iterato
 
 
 def solve(
-    task: Task, problem: Problem, model: ChatModel, *, functions: str | Sequence[str] | None = None,
-    sampling: Sampling = Sampling(), budget: Budget = Budget(), source: str = "model", seed: int = 0,
+    task: Task,
+    problem: Problem,
+    model: ChatModel,
+    *,
+    functions: str | Sequence[str] | None = None,
+    sampling: Sampling = Sampling(),
+    budget: Budget = Budget(),
+    source: str = "model",
+    seed: int = 0,
 ) -> Chain:
     """One problem, one chain."""
     setting = Setting(task, task.function_set(functions), source, sampling, budget, seed)
@@ -202,8 +244,12 @@ def solve(
 
 
 def collect(
-    setting: Setting, model: ChatModel, problems: Iterable[Problem], samples: int,
-    path: str | Path, on_chain: Callable[[Chain], None] | None = None,
+    setting: Setting,
+    model: ChatModel,
+    problems: Iterable[Problem],
+    samples: int,
+    path: str | Path,
+    on_chain: Callable[[Chain], None] | None = None,
 ) -> ChainStore:
     """`samples` chains for each problem, appended to `path` as they finish.
 
@@ -214,7 +260,9 @@ def collect(
     store = ChainStore(path)
     done = {chain.key for chain in store if chain.outcome is not Outcome.ERRORED}
     jobs = (
-        job for problem in problems for sample in range(samples)
+        job
+        for problem in problems
+        for sample in range(samples)
         if chain_key(setting, model.name, job := Job(problem, sample)) not in done
     )
 
@@ -236,5 +284,6 @@ def finished(
     done = {chain.key for chain in ChainStore(path) if chain.outcome is not Outcome.ERRORED}
     return sum(
         chain_key(setting, model, Job(problem, sample)) in done
-        for problem in problems for sample in range(samples)
+        for problem in problems
+        for sample in range(samples)
     )

@@ -61,7 +61,8 @@ class Task(ABC):
         if isinstance(chosen, str):
             if chosen not in self.subsets:
                 raise DefinitionError(
-                    f"task {self.name} has no function subset of that name", value=chosen,
+                    f"task {self.name} has no function subset of that name",
+                    value=chosen,
                     remedy=nearest(chosen, ["all", *self.subsets]),
                 )
             chosen = self.subsets[chosen]
@@ -88,7 +89,8 @@ def load_task(spec: str, **options: Any) -> Task:
     target = BUILT_IN.get(spec, spec)
     if ":" not in target:
         raise DefinitionError(
-            "unknown task", value=spec,
+            "unknown task",
+            value=spec,
             remedy=f"{nearest(spec, BUILT_IN)} Your own: path/to/file.py:ClassName.",
         )
     place, _, attribute = target.rpartition(":")
@@ -102,7 +104,9 @@ def load_task(spec: str, **options: Any) -> Task:
     try:
         return made(**options)
     except TypeError as error:
-        raise DefinitionError(f"task {spec} does not take these options: {error}", value=options) from error
+        raise DefinitionError(
+            f"task {spec} does not take these options: {error}", value=options
+        ) from error
 
 
 def _module_from_file(path: Path) -> Any:
@@ -112,7 +116,8 @@ def _module_from_file(path: Path) -> Any:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise DefinitionError("not a Python file", value=str(path))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -71,7 +71,7 @@ class ChatModel(ABC):
         """The chain has ended: its cache may go."""
         del chain
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  nothing to free is fine
         """Free what the backend holds. The model is not used afterwards."""
 
     def __enter__(self) -> ChatModel:

@@ -167,6 +167,10 @@ def problem_of(row: Mapping[str, Any], place: str) -> Problem:
     number = read_number(final)
     annotations = [(left.strip(), right.strip()) for left, right in _ANNOTATION.findall(answer)]
     calls = [f"calculate({json.dumps(left)})" for left, _ in annotations]
+    from_call = number is not None and any(_value(a) == number for a, _ in reversed(annotations))
+    flags = [] if from_call else ["answer is no call's result"]
+    if any(compare(left, right) in ("mismatched", "unreadable") for left, right in annotations):
+        flags.append("annotation does not re-execute")
     return Problem(
         id=f"gsm8k-{digest(_normal(question))}",
         question=question.strip(),
@@ -177,8 +181,8 @@ def problem_of(row: Mapping[str, Any], place: str) -> Problem:
         difficulty=len(annotations) or None,
         metadata={
             "annotations": [list(pair) for pair in annotations],
-            "answer_from_call": number is not None
-            and any(_value(a) == number for a, _ in reversed(annotations)),
+            "answer_from_call": from_call,
+            "flags": flags,
         },
     )
 

@@ -1,17 +1,17 @@
 """The recipe: tokenizer, corpora, pretraining of teacher and student, model cards.
 
-Run it with `python -m rightcall.tiny OUTPUT`; the stages are kept in the output folder and skipped when there.
+Run it with `python -m rightcall.tiny`. What a stage makes is kept in the work folder, and the stage
+is skipped when it is there.
 """
 
 from __future__ import annotations
 
-import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from rightcall.chain import Problem
@@ -88,21 +88,32 @@ def _texts() -> Iterator[str]:
 
 
 def build_corpus(name: str, folder: Path, renderer: Renderer) -> list[Rendered]:
-    path = folder / f"{name}.pickle"
-    if path.exists():
-        return pickle.loads(path.read_bytes())  # noqa: S301  our own file, written below
-    task_name, count, sentences, mistakes = CORPORA[name]
-    task = load_task(task_name)
-    seed = SEED + list(CORPORA).index(name)
-    started = time.monotonic()
-    made = list(
-        corpus.rows(
-            task, problems(task, count, sentences, seed), renderer, mistakes=mistakes, seed=seed
-        )
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        task_name, count, sentences, mistakes = CORPORA[name]
+        task = load_task(task_name)
+        seed = SEED + list(CORPORA).index(name)
+        started = time.monotonic()
+        chosen = problems(task, count, sentences, seed)
+        _save(path, list(corpus.rows(task, chosen, renderer, mistakes=mistakes, seed=seed)))
+        print(f"corpus {name}: {time.monotonic() - started:.0f} s", flush=True)
+    return _load(path)
+
+
+def _save(path: Path, rows: Sequence[Rendered]) -> None:
+    np.savez_compressed(
+        path,
+        ids=np.concatenate([np.array(row.ids, dtype=np.uint16) for row in rows]),
+        trained=np.concatenate([np.array(row.trained) for row in rows]),
+        lengths=np.array([len(row.ids) for row in rows]),
     )
-    path.write_bytes(pickle.dumps(made))
-    print(f"corpus {name}: {len(made)} rows in {time.monotonic() - started:.0f} s", flush=True)
-    return made
+
+
+def _load(path: Path) -> list[Rendered]:
+    with np.load(path, allow_pickle=False) as stored:
+        ends = np.cumsum(stored["lengths"])[:-1]
+        ids, trained = np.split(stored["ids"], ends), np.split(stored["trained"], ends)
+    return [Rendered(tuple(i.tolist()), tuple(t.tolist())) for i, t in zip(ids, trained, strict=True)]
 
 
 def build_model(name: str, folder: Path, renderer: Renderer) -> LlamaForCausalLM:
@@ -114,11 +125,17 @@ def build_model(name: str, folder: Path, renderer: Renderer) -> LlamaForCausalLM
             model = LlamaForCausalLM.from_pretrained(kept)
             continue
         rows = [row for part in corpora for row in build_corpus(part, folder, renderer)]
-        progress = pretrain(
-            model, rows, int(millions * 1e6), rate=rate, final=final, batch_tokens=4096, seed=SEED + number,
+        pretrain(
+            model,
+            rows,
+            int(millions * 1e6),
+            rate=rate,
+            final=final,
+            batch_tokens=4096,
+            seed=SEED + number,
             name=f"{name} {phase}",
         )
         model.save_pretrained(kept)
         renderer.tokenizer.save_pretrained(kept)
-        
+
     return model

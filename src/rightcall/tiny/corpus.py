@@ -24,7 +24,9 @@ Mistake = Callable[[Problem, list[str], Random], list[str] | None]
 is left out on both sides: it follows from what the functions answer."""
 
 
-def conversation(task: Task, functions: FunctionSet, problem: Problem, calls: Sequence[str]) -> list[Message]:
+def conversation(
+    task: Task, functions: FunctionSet, problem: Problem, calls: Sequence[str]
+) -> list[Message]:
     """The calls executed one by one, as the agent loop would have it, then a stop with the last
     observation as the answer."""
     dialect = DIALECTS["python"]
@@ -49,7 +51,9 @@ def _stop(problem: Problem, observed: str) -> str:
 # --- mistakes in formalising ----------------------------------------------------------------------
 
 
-def _misread(problem: Problem, calls: list[str], misread: Callable[[str, Formula], Formula | None]) -> list[str] | None:
+def _misread(
+    problem: Problem, calls: list[str], misread: Callable[[str, Formula], Formula | None]
+) -> list[str] | None:
     """The chain with every sentence that `misread` trips over read wrongly."""
     sentences = re.split(r"(?<=\.)\s", problem.question.split("\n")[0])
     changed = list(calls)

@@ -57,9 +57,10 @@ def new_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Ll
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("sdpa")
+    return model
 
 
 class Muon(torch.optim.Optimizer):
@@ -94,7 +95,8 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if tall else x
+    made: Tensor = x.T if tall else x
+    return made
 
 
 def pretrain(
@@ -150,7 +152,7 @@ def pretrain(
             )
         if progress.tokens >= tokens:
             break
-    model.eval()
+    model.train(False)
     return progress
 
 
@@ -167,9 +169,7 @@ def batch_loss(model: LlamaForCausalLM, system: Sequence[int], rows: Sequence[Re
     shared = model.model(input_ids=torch.tensor([list(system)]), use_cache=True).past_key_values
     cache = DynamicCache()
     for number, layer in enumerate(shared.layers):
-        cache.update(
-            layer.keys.expand(size, -1, -1, -1), layer.values.expand(size, -1, -1, -1), number
-        )
+        cache.update(layer.keys.expand(size, -1, -1, -1), layer.values.expand(size, -1, -1, -1), number)
     # Padding is on the right, where a causal mask already hides it from the trained tokens.
     causal = torch.ones(width, start + width, dtype=torch.bool).tril(start)
     mask = torch.zeros(causal.shape).masked_fill(~causal, float("-inf"))

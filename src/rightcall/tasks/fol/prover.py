@@ -70,9 +70,16 @@ class Decision:
     no small one)."""
 
 
-def decide(premises: Sequence[Formula], goal: Formula, *, seconds: float = DEFAULT_SECONDS) -> Decision:
+def decide(
+    premises: Sequence[Formula],
+    goal: Formula,
+    *,
+    seconds: float = DEFAULT_SECONDS,
+    countermodel: bool = True,
+) -> Decision:
     """Whether closed premises entail a closed goal. Raises `FormulaError` if a predicate is used with
-    different numbers of arguments. Repeated questions are answered from memory.
+    different numbers of arguments. Repeated questions are answered from memory. Without
+    `countermodel` none is looked for, which is faster.
 
     >>> from rightcall.tasks.fol.formula import parse
     >>> decide([parse("∀x (Cat(x) → Red(x))"), parse("Cat(Tom)")], parse("Red(Tom)")).verdict.value
@@ -80,7 +87,7 @@ def decide(premises: Sequence[Formula], goal: Formula, *, seconds: float = DEFAU
     >>> decide([parse("Cat(Tom)")], parse("Red(Tom)")).countermodel
     'Tom is Cat, not Red; nothing else holds'
     """
-    return _decide(tuple(premises), goal, seconds)
+    return _decide(tuple(premises), goal, seconds, countermodel)
 
 
 def equivalent(left: Formula, right: Formula, *, seconds: float = DEFAULT_SECONDS) -> bool | None:
@@ -100,7 +107,9 @@ def consistent(formulas: Sequence[Formula], *, seconds: float = DEFAULT_SECONDS)
 
 
 @lru_cache(maxsize=4096)
-def _decide(premises: tuple[Formula, ...], goal: Formula, seconds: float) -> Decision:
+def _decide(
+    premises: tuple[Formula, ...], goal: Formula, seconds: float, countermodel: bool
+) -> Decision:
     check_arities([*premises, goal])
     deadline = time.monotonic() + seconds
     may_hold, may_fail = _outcomes(premises, goal, deadline)
@@ -109,7 +118,7 @@ def _decide(premises: tuple[Formula, ...], goal: Formula, seconds: float) -> Dec
     if not may_fail:
         return Decision(Verdict.ENTAILED if may_hold else Verdict.INCONSISTENT)
     verdict = Verdict.UNDECIDED if may_hold else Verdict.CONTRADICTED
-    return Decision(verdict, _countermodel(premises, goal, deadline))
+    return Decision(verdict, _countermodel(premises, goal, deadline) if countermodel else None)
 
 
 def _outcomes(

@@ -31,7 +31,7 @@ from rightcall.tasks.fol.formula import (
 )
 from rightcall.tasks.fol.prover import Verdict
 
-_MODES: tuple[Mapping[str, str], ...] = ({}, {"finite-model-find": "true"})
+_MODES: tuple[Mapping[str, str], ...] = ({"finite-model-find": "true"}, {})
 _KINDS: dict[type, Kind] = {
     And: Kind.AND, Or: Kind.OR, Xor: Kind.XOR, Implies: Kind.IMPLIES, Iff: Kind.EQUAL,
 }  # fmt: skip

@@ -123,7 +123,7 @@ def premise(formula: str, proof: Proof) -> str:
 def goal(formula: str, proof: Proof) -> str:
     """State the goal and check it against the premises."""
     made = _stated(formula, proof)
-    verdict = prover.decide(tuple(proof.premises.values()), made).verdict
+    verdict = prover.decide(tuple(proof.premises.values()), made, countermodel=False).verdict
     if verdict is Verdict.UNDECIDED and (stray := _stray_predicate(proof, made)):
         return f"Unknown: no premise mentions {stray}"
     return _SHOWN[verdict]
@@ -282,8 +282,12 @@ class FolTask(Task):
     default_subset = "prove"
 
     def __init__(
-        self, hops: Sequence[int] = (1, 5), max_sentences: int = 12, provers: int = 2,
-        words: int | None = None, made_up: float = generator.MADE_UP_SHARE,
+        self,
+        hops: Sequence[int] = (1, 5),
+        max_sentences: int = 12,
+        provers: int = 2,
+        words: int | None = None,
+        made_up: float = generator.MADE_UP_SHARE,
     ) -> None:
         self.size = generator.Size(_pair(hops), max_sentences, words, made_up)
         if provers not in (0, 1, 2):
