@@ -1,8 +1,7 @@
 # Two commands on a machine with nothing but Python 3.11 (or later) and make:
 #   make demo    install, then run every stage with the shipped tiny models (CPU is enough)
 #   make test    install, then ruff, mypy and the tests
-# PyPI's torch for Linux brings CUDA along. For the small CPU build put this before either:
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Where pip takes torch from is pip's own configuration: name the CPU index there for a small install.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)

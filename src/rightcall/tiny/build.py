@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from rightcall.chain import Problem
+from rightcall.chain import Outcome, Problem
+from rightcall.models import Sampling
+from rightcall.models.local import LocalModel
 from rightcall.rendering import Rendered, Renderer
+from rightcall.rollout import Budget, Job, Setting, rollouts
 from rightcall.task import Task, load_task
 from rightcall.tasks.fol import generator
 from rightcall.tiny import corpus
@@ -58,6 +62,13 @@ PHASES = {  # model: (name, corpora, million tokens, peak learning rate, final s
         ("mistakes", ("fol-mistakes", "math-mistakes"), 0.8, 1e-3, 0.0),
     ),
 }
+
+
+TASKS: dict[str, dict[str, Any]] = {"fol": THEORIES, "math": STORIES}
+"""The options under which the tiny models know their tasks."""
+
+MEASURED_ON = 200
+"""Validation problems of each task behind the figures of a model card."""
 
 
 def problems(task: Task, count: int, sentences: int, seed: int) -> Iterator[Problem]:
@@ -139,3 +150,63 @@ def build_model(name: str, folder: Path, renderer: Renderer) -> LlamaForCausalLM
         renderer.tokenizer.save_pretrained(kept)
 
     return model
+
+
+def ship(name: str, model: LlamaForCausalLM, renderer: Renderer, output: Path, seed: int = 7) -> str:
+    """Write a model as the package ships it (float16 safetensors, tokenizer, card); its measures."""
+    folder = output / name
+    model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
+    renderer.tokenizer.save_pretrained(folder)
+    measured = {task: _measure(folder, task, seed) for task in TASKS}
+    (folder / "README.md").write_text(_card(name, model, measured), encoding="utf-8")
+    return f"{name}: {measured}"
+
+
+def _measure(folder: Path, name: str, seed: int) -> dict[str, float]:
+    """Greedy rollouts on validation problems."""
+    task = load_task(name, **TASKS[name])
+    setting = Setting(
+        task, task.function_set(), "card", Sampling(max_tokens=96), Budget(steps=20, tokens=1024)
+    )
+    with LocalModel.load(folder) as model:
+        jobs = [Job(problem) for problem in task.problems("validation", MEASURED_ON, seed)]
+        chains = list(rollouts(setting, model, jobs))
+    return {
+        "right answers": sum(c.outcome is Outcome.CORRECT for c in chains) / len(chains),
+        "and right for the right reason": sum(c.right_for_the_right_reason for c in chains)
+        / len(chains),
+        "calls that failed": sum(len(c.failures) for c in chains) / sum(len(c.steps) for c in chains),
+    }
+
+
+def _card(name: str, model: LlamaForCausalLM, measured: dict[str, dict[str, float]]) -> str:
+    environment = Environment(
+        loader=PackageLoader("rightcall.tiny", "."), undefined=StrictUndefined, autoescape=False
+    )
+    erring = any("mistakes" in part for _, parts, *_ in PHASES[name] for part in parts)
+    return environment.get_template("card.md.jinja").render(
+        name=name,
+        parameters=model.num_parameters(),
+        shape=SHAPES[name],
+        vocabulary=model.config.vocab_size,
+        families=len(STORIES["families"]),
+        phases=PHASES[name],
+        count=MEASURED_ON,
+        measured=measured,
+        mistakes=[
+            (task, (mistake.__doc__ or "").strip(), share)
+            for task, listed in corpus.MISTAKES.items()
+            for mistake, share in listed
+        ]
+        if erring
+        else [],
+    )
+
+
+def build(work: Path, output: Path) -> None:
+    """Everything, from nothing. What stands in `work` already is not made again."""
+    work.mkdir(parents=True, exist_ok=True)
+    renderer = Renderer(build_tokenizer(work / "tokenizer"))
+    for name in SHAPES:
+        model = build_model(name, work, renderer)
+        print(ship(name, model, renderer, output), flush=True)
