@@ -398,3 +398,11 @@ def test_rows_may_mix_greedy_and_sampled() -> None:
         logits, torch.tensor([0.0, 1.0, 1.0]), torch.ones(3), torch.tensor([0.999, 0.0, 0.999])
     )
     assert drawn.tolist() == [1, 0, 2]
+
+
+def test_the_name_tells_other_weights_in_the_same_folder_apart(tmp_path):
+    folder = tmp_path / "model"
+    first = LocalModel.load(build_tiny("llama", folder, seed=0)).name
+    assert LocalModel.load(folder).name == first
+    assert LocalModel.load(build_tiny("llama", folder, seed=1)).name != first
+    assert first.startswith(str(folder))

@@ -121,7 +121,9 @@ def test_pretraining_lowers_the_loss_and_repeats_exactly(tokenizer):
 
 @given(rows=st.integers(2, 12), columns=st.integers(2, 12), seed=st.integers(0, 99))
 def test_orthogonal_brings_singular_values_near_one(rows, columns, seed):
-    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    matrix = torch.randn(
+        rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     before = torch.linalg.svdvals(matrix / matrix.norm())
     after = torch.linalg.svdvals(orthogonal(matrix))
     assert after.max() < 1.3

@@ -7,13 +7,14 @@ reply is drawn from the model's own distribution by `Sampling` alone: what a mod
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 
-from rightcall.chain import Message
+from rightcall.chain import Message, digest
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.models.cache import ATTENTION, attention
@@ -108,7 +109,10 @@ class LocalModel(ChatModel):
             model = _adapted(model, adapter, merge=merge and not quantization)
         if not quantization:
             model = model.to(place)
-        label = name or (str(path) if adapter is None else f"{path}+{adapter}")
+        label = _identified(path, getattr(model.config, "_commit_hash", None))
+        if adapter is not None:
+            label = f"{label}+{_identified(adapter, None)}"
+        label = name or label
         return cls(model, tokenizer, name=label, capacity=capacity, max_context=max_context)
 
     @property
@@ -228,6 +232,26 @@ def _quantised(bits: Literal["4bit", "8bit"]) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def _identified(place: str | Path, commit: str | None) -> str:
+    """`place@version`: the hub's commit, or a hash of the weights in a folder. Chains are keyed by
+    it, so that those of other weights in the same place are never taken for this model's."""
+    files = sorted(Path(place).glob("*.safetensors"))
+    if files:
+        return f"{place}@{digest([_sampled_hash(file) for file in files])[:8]}"
+    return f"{place}@{commit[:8]}" if commit else str(place)
+
+
+def _sampled_hash(file: Path, blocks: int = 64, size: int = 1 << 16) -> str:
+    """Of a file's length and evenly spread blocks of it: the same time for any size."""
+    length = file.stat().st_size
+    made = hashlib.sha256(str(length).encode())
+    with file.open("rb") as stream:
+        for index in range(blocks):
+            stream.seek(index * max(0, length - size) // max(1, blocks - 1))
+            made.update(stream.read(size))
+    return made.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

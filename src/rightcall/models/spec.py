@@ -38,7 +38,8 @@ class ModelSpec(Frozen):
     model: str = ""
     """Folder, hub id or `tiny:name` (local); the name that the server knows (openai)."""
     name: str | None = None
-    """What chains are labelled with; default: `model`, and the adapter."""
+    """What chains are labelled with; default: `model` and the adapter, each with its version (hub
+    commit, or a hash of the weights in a folder), so that other weights make other chains."""
     capacity: int = Field(64, ge=1)
     """Chains in flight."""
 
@@ -151,11 +152,10 @@ def open_model(spec: ModelSpec | str, problems: Iterable[Problem] = ()) -> ChatM
         )
     from rightcall.models.local import LocalModel
 
-    label = spec.model if spec.adapter is None else f"{spec.model}+{spec.adapter}"
-    return LocalModel.load(
+    model = LocalModel.load(
         spec.weights,
         adapter=spec.adapter,
-        name=spec.name or label,
+        name=spec.name,
         device=spec.device,
         dtype=spec.dtype,
         capacity=spec.capacity,
@@ -163,3 +163,6 @@ def open_model(spec: ModelSpec | str, problems: Iterable[Problem] = ()) -> ChatM
         threads=spec.threads,
         quantization=spec.quantization,
     )
+    if spec.name is None:  # a shipped model is known by its short name, wherever it is installed
+        model.name = model.name.replace(spec.weights, spec.model, 1)
+    return model
