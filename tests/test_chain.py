@@ -121,14 +121,20 @@ def test_a_line_that_is_no_chain_is_named(tmp_path: Path) -> None:
         list(ChainStore(path))
 
 
-def test_latest_gives_a_redone_chain_once_and_an_errored_one_only_if_it_stayed_so(
+def test_latest_gives_every_chain_once_and_an_errored_one_only_if_it_stayed_so(
     tmp_path: Path,
 ) -> None:
     store = ChainStore(tmp_path / "chains.jsonl")
     redone = ERRORED.model_copy(update={"outcome": Outcome.CORRECT})
     other = ERRORED.model_copy(update={"key": "other"})
-    store.append([ERRORED, other, ONE, redone, other])
-    assert list(store.latest()) == [other, ONE, redone]
+    again = ONE.model_copy(update={"seconds": 2.0})
+    store.append([ERRORED, other, ONE, redone, other, again, ERRORED])
+    assert list(store.latest()) == [redone, other, again]
+    assert store.outcomes() == {
+        ERRORED.key: Outcome.CORRECT,
+        "other": Outcome.ERRORED,
+        ONE.key: Outcome.CORRECT,
+    }
 
 
 def test_a_second_writer_is_refused_while_readers_are_not(tmp_path: Path) -> None:

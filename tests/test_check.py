@@ -164,6 +164,8 @@ def test_a_flagged_problem_is_counted_and_excused() -> None:
 def test_only_the_functions_of_a_subset_are_used() -> None:
     report = check_task(SumTask(), 2, subset="short")
     assert report.functions == ("add", "stop")
+    ran = {finding.what: finding.checked for finding in report.findings}
+    assert ran["examples run"] == 3
     lacking = check_task(SumTask(), 2, subset=["stop"])
     assert not lacking.ok
     assert "unknown function" in failures(lacking)["gold chains re-executed"][0]

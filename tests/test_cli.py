@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from rightcall import __version__, cli
+from rightcall import __version__, cli, terminal
 from rightcall.chain import ChainStore
+from rightcall.functions import Function, FunctionSet
 from rightcall.pairs import read_pairs
-from toys import chain
+from rightcall.task import BUILT_IN, load_task
+from toys import SumTask, chain
 
 DATES = str(Path(__file__).parents[1] / "examples" / "my_task.py") + ":Dates"
 SUMS = str(Path(__file__).with_name("toys.py")) + ":SumTask"
@@ -76,6 +80,9 @@ def test_the_version_is_told(rightcall: Command) -> None:
     ("arguments", "message"),
     [
         (("tasks", "show", "fool"), "error: unknown task: 'fool'. Did you mean 'fol'?"),
+        (("solve", "no.module:X"), "error: no such module: 'no.module'. A file is written"),
+        (("tasks", "show", "rightcall.nothing:X"), "error: no such module: 'rightcall.nothing'"),
+        (("tasks", "check", SUMS, "--functions", "shrt"), "no function subset of that name: 'shrt'"),
         (("tasks", "show", "nofile.py:Task"), "error: no such task file: 'nofile.py'."),
         (
             ("tasks", "show", DATES, "test-0-7777"),
@@ -236,3 +243,79 @@ def test_a_run_file_can_be_looked_at_without_running(rightcall: Command) -> None
     assert ended.code == 0
     assert 'name = "other"' in ended.out
     assert "seed = 3" in ended.out
+
+
+def test_a_module_that_lacks_an_import_of_its_own_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "needy_tasks.py").write_text("import no_such_library\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+            load_task("needy_tasks:Mine")
+
+
+def test_a_problem_is_looked_for_by_id_no_further_than_it_is(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    lazy = tmp_path / "lazy.py"
+    lazy.write_text(
+        "from toys import SumTask\n"
+        "class Costly(SumTask):\n"
+        "    def problems(self, split, count=None, seed=0):\n"
+        "        for index, problem in enumerate(super().problems(split, count, seed)):\n"
+        "            assert index < 4\n"
+        "            yield problem\n"
+    )
+    ended = rightcall("solve", f"{lazy}:Costly", "--model", "gold", "--problem", "test-0-3")
+    assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("fol", ["hops", "max_sentences", "provers", "words", "made_up"]),
+        ("math", ["steps", "families"]),
+        ("gsm8k", ["path"]),
+    ],
+)
+def test_show_and_the_docs_name_every_option_of_a_task(
+    task: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = BUILT_IN[task].split(":")
+    kind = getattr(importlib.import_module(target[0]), target[1])
+    assert list(inspect.signature(kind).parameters) == options
+    terminal.show_task(terminal.out(), kind())
+    shown = capsys.readouterr().out
+    page = (Path(__file__).parents[1] / "docs" / "writing-a-task.md").read_text(encoding="utf-8")
+    for option in options:
+        assert f"\n  {option}: " in shown
+        assert f"`{option}`" in kind.__doc__
+        assert f"| `{task}` | `{option}` |" in page
+
+
+def test_an_unjudged_task_chooses_functions_as_the_task_does() -> None:
+    class Choosy(SumTask):
+        @property
+        def functions(self) -> Sequence[Function]:  # type: ignore[override]
+            raise AssertionError("all functions were asked for")
+
+        def function_set(self, subset: str | Sequence[str] | None = None) -> FunctionSet:
+            return FunctionSet(SumTask.functions[:1])
+
+    assert [made.name for made in terminal.Unjudged(Choosy()).function_set("short")] == ["add"]
+
+
+def test_check_takes_a_subset_of_functions(rightcall: Command) -> None:
+    made = rightcall("tasks", "check", SUMS, "--count", 3, "--functions", "short", "--json")
+    assert (made.code, json.loads(made.out)["functions"]) == (0, ["add", "stop"])
+    assert rightcall("tasks", "check", SUMS, "--count", 3, "--functions", "stop,record").code == 1
+
+
+def test_a_report_is_made_with_the_runs_own_settings_unless_others_are_given(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").write_text('[report]\ntitle = "Sums of June"\n[tasks.sums]\n')
+    page = tmp_path / "report.html"
+    assert rightcall("report", tmp_path).code == 0
+    assert "<title>Sums of June" in page.read_text(encoding="utf-8")
+    assert rightcall("report", tmp_path, "--title", "Other").code == 0
+    assert "<title>Other" in page.read_text(encoding="utf-8")

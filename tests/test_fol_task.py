@@ -257,6 +257,12 @@ def test_false_has_to_be_shown_by_deriving_the_negation() -> None:
     assert played(problem, calls).judgement.process_correct is True
 
 
+def test_a_claimed_goal_as_deep_as_can_be_read_is_judged() -> None:
+    deepest = "~" * 100 + "red(Bob)"
+    calls = [*RED.gold[:3], f'claim("{deepest}")', 'stop("False")']
+    assert played(RED, calls).judgement.process_correct is False
+
+
 def test_a_problem_without_gold_formulas_is_judged_by_its_answer_alone() -> None:
     bare = Problem(id="b", question="?", answer="Uncertain")
     chain = played(bare, ['stop("Unknown")'])

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rightcall import functions as functions_module
-from rightcall.chain import Call
+from rightcall.chain import Call, Step
 from rightcall.errors import CallError, DefinitionError, FailureKind
 from rightcall.functions import (
     MAX_BROKEN_CALLS,
@@ -172,6 +172,55 @@ def test_no_reply_raises_anything_but_a_call_error(text: str) -> None:
     assert isinstance(result.observation.text, str)
     if result.call is None:
         assert result.observation.failure in (FailureKind.NO_CALL, FailureKind.UNPARSABLE)
+
+
+texts_of_literals = st.recursive(
+    st.integers().map(str)
+    | st.integers(0, 2**4000).map(hex)
+    | st.integers(0, 2**5000).map(lambda n: f"-{n:#b}")
+    | st.floats().map(repr)
+    | st.text(max_size=4).map(ascii)
+    | st.sampled_from(["1e308", "1e309", "-1e999", "nan", "-0.0", "1j", "0b" + "1" * 15_000])
+    | st.sampled_from(
+        [r"'\ud800'", r"'\ud83d\ude00'", "'\ud800'", "b'a'", "None", "[" * 90 + "]" * 90]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+        | st.dictionaries(st.sampled_from(["'a'", r"'\udfff'", "1"]), inner, max_size=2).map(
+            lambda items: "{" + ", ".join(f"{k}: {v}" for k, v in items.items()) + "}"
+        )
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from(["add", "record", "stop", "unknown"]), st.lists(texts_of_literals, max_size=3))
+@example("stop", ["0x" + "f" * 8000])
+@example("unknown", ["[" * 150 + "]" * 150])
+@example("stop", [r"'\ud800'"])
+@example("add", ["1e999", "nan"])
+def test_what_comes_of_any_reply_is_read_back_from_a_file(name: str, arguments: list[str]) -> None:
+    reply = f"{name}({', '.join(arguments)})"
+    result = FUNCTIONS.reply(reply, {})
+    made = Step(reply="reply", call=result.call, observation=result.observation)
+    assert Step.model_validate_json(made.model_dump_json().encode()) == made
+    if result.call is not None:
+        assert str(Step.model_validate_json(made.model_dump_json()).call) == str(result.call)
+
+
+@pytest.mark.parametrize(
+    ("argument", "fault"),
+    [
+        ("0x1" + "0" * 256, "more than 1024 bits"),
+        ("-0b1" + "0" * 1024, "more than 1024 bits"),
+        ("[" * 66 + "]" * 66, "nested more than 64 deep"),
+    ],
+)
+def test_an_argument_that_no_file_could_hold_is_refused(argument: str, fault: str) -> None:
+    observation = FUNCTIONS.reply(f"stop({argument})", {}).observation
+    assert observation.failure is FailureKind.UNPARSABLE
+    assert fault in observation.text
+    assert FUNCTIONS.reply("stop(0x" + "f" * 256 + ")", {}).observation.failure is None
 
 
 @pytest.mark.parametrize(

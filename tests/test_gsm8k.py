@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from rich.console import Console
 
 from rightcall.chain import Chain, Outcome, Step, StopReason
+from rightcall.check import check_task
 from rightcall.errors import DataError
 from rightcall.tasks.gsm8k import Gsm8kTask, annotation_report, compare, problem_of
 
@@ -198,6 +200,16 @@ def test_nearly_all_real_annotations_reexecute(real):
     assert report.annotations > 23_000
     assert report.reexecuted >= 0.995
     assert 0.05 < 1 - report.answer_from_call / report.problems < 0.07
+
+
+def test_a_check_reports_how_annotations_reexecute(folder):
+    report = check_task(Gsm8kTask(str(folder)), 3)
+    assert report.figures["annotations re-executed"] == 1.0
+    assert report.figures["annotations"] == report.figures["annotations exact"] > 0
+    console = Console(width=160, color_system=None)
+    with console.capture() as captured:
+        console.print(report)
+    assert "100.00%" in next(s for s in captured.get().splitlines() if "annotations re-executed" in s)
 
 
 @pytest.mark.slow

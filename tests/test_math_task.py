@@ -337,6 +337,68 @@ def test_luck_with_the_numbers_is_not_a_plan():
     assert TASK.judge(problem, luckier).process_correct is False
 
 
+ARGUMENTS = st.sampled_from(
+    [
+        "20",
+        "12",
+        "5",
+        "7",
+        "240",
+        "235",
+        "2.345",
+        "'20'",
+        "'$12.00'",
+        "'2 1/2'",
+        "'25%'",
+        "1e5",
+        "-3",
+        "0",
+    ]
+)
+CALLS = st.one_of(
+    st.builds(
+        "{}({}, {})".format,
+        st.sampled_from(["add", "subtract", "multiply", "divide", "percent_of", "percent_change"]),
+        ARGUMENTS,
+        ARGUMENTS,
+    ),
+    st.builds("add(b={}, a={})".format, ARGUMENTS, ARGUMENTS),
+    st.builds(
+        "round_to({}, {})".format,
+        ARGUMENTS,
+        st.sampled_from(["2", "2.0", "'2.0'", "'2'", "True", "digits=1", "-1"]),
+    ),
+    st.builds("round_to(number={})".format, ARGUMENTS),
+    st.builds("calculate('{} * {}')".format, st.sampled_from("20 240 7".split()), st.integers(0, 20)),
+    st.builds("reason({})".format, st.just("'so'")),
+)
+ANSWERS = st.sampled_from(
+    ["stop(235)", "stop('235 nuts')", "stop('half')", "stop(2.35)", "stop('1/0')"]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(CALLS, max_size=5), ANSWERS)
+def test_a_chain_of_calls_that_succeeded_is_judged(calls, answer):
+    judgement = TASK.judge(PROBLEM, played(PROBLEM, [*calls, answer]))
+    assert judgement.process_correct in (True, False)
+    assert all(0 <= share <= 1 for share in judgement.measures.values())
+
+
+@pytest.mark.parametrize("digits", ["'2.0'", "2.0", "'2'", "True"])
+def test_arguments_are_judged_as_the_function_read_them(digits):
+    assert observe(f"round_to(2.345, {digits})").failure is None
+    chain = played(PROBLEM, [f"round_to(2.345, {digits})", "stop(235)"])
+    assert TASK.judge(PROBLEM, chain).process_correct is False
+
+
+def test_a_long_chain_of_deep_expressions_is_judged():
+    deep = "calculate('" + "-" * 280 + "{}')"
+    calls = [deep.format(20)] * 20
+    calls += ["multiply(20, 12)", *[deep.format(240)] * 20, "subtract(240, 5)", "stop(235)"]
+    assert TASK.judge(PROBLEM, played(PROBLEM, calls)).process_correct is True
+
+
 def test_unused_results_and_strange_numbers_are_evidence():
     verdict = judge("add(20, 99)", "multiply(20, 12)", "subtract(240, 5)", "stop(235)")
     assert "The result 119 is not used." in verdict.evidence

@@ -138,14 +138,14 @@ def test_every_unique_prompt_token_is_computed_about_once(llama: Path) -> None:
         max_size=9,
     ),
     slots=st.integers(1, 4),
-    trunk=st.sampled_from([0, 16, 20]),
+    shared_prefix=st.sampled_from([0, 16, 20]),
     prefill=st.sampled_from([5, 64]),
 )
 def test_any_schedule_of_rows_gives_what_generate_gives(
     llama: Path,
     prompts: list[tuple[int, list[int], int]],
     slots: int,
-    trunk: int,
+    shared_prefix: int,
     prefill: int,
 ) -> None:
     reference = AutoModelForCausalLM.from_pretrained(llama)
@@ -157,7 +157,7 @@ def test_any_schedule_of_rows_gives_what_generate_gives(
             for i, (head, tail, _) in enumerate(prompts)
         }
         queue = [
-            Turn(row, ids[row], trunk, Sampling(max_tokens=prompts[i][2]), 0)
+            Turn(row, ids[row], shared_prefix, Sampling(max_tokens=prompts[i][2]), 0)
             for i, row in enumerate(ids)
         ]
         said: dict[str, tuple[int, ...]] = {}
@@ -406,3 +406,40 @@ def test_the_name_tells_other_weights_in_the_same_folder_apart(tmp_path):
     assert LocalModel.load(folder).name == first
     assert LocalModel.load(build_tiny("llama", folder, seed=1)).name != first
     assert first.startswith(str(folder))
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert LocalModel.load(folder).name != LocalModel.load(build_tiny("llama", folder, seed=1)).name
+
+
+def test_a_hubs_adapter_is_fetched_without_pickles(llama, tmp_path, monkeypatch):
+    asked = {}
+    empty = tmp_path / "snapshot"
+    empty.mkdir()
+
+    def snapshot_download(name, *, allow_patterns):
+        asked[name] = allow_patterns
+        return str(empty)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors"):
+        LocalModel.load(llama, adapter="someone/adapter")
+    assert asked == {"someone/adapter": ["adapter_config.json", "adapter_model.safetensors"]}
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(llama, device):
+    with pytest.raises(ConfigError, match="no such device"):
+        LocalModel.load(llama, device=device)
+
+
+def test_quantising_without_its_library_is_refused(llama, monkeypatch):
+    monkeypatch.setattr("rightcall.models.weights.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="bitsandbytes, which is not installed"):
+        LocalModel.load(llama, quantization="4bit")
+
+
+def test_four_bit_weights_compute_in_the_dtype_asked_for(llama):
+    pytest.importorskip("bitsandbytes")
+    loaded = LocalModel.load(llama, quantization="4bit", dtype="float32", device="cpu").model
+    kinds = {m.compute_dtype for m in loaded.modules() if hasattr(m, "compute_dtype")}
+    assert kinds == {torch.float32}

@@ -26,6 +26,7 @@ from tiny_models import build_tiny
 from toys import SumTask
 
 KEY = "sk-very-secret-value"
+USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
 
 
 class FaultServer(ThreadingHTTPServer):
@@ -39,6 +40,7 @@ class FaultServer(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.keys: list[str | None] = []
+        self.organizations: list[str | None] = []
         self.stopping = threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -62,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.server.times.append(time.monotonic())
         self.server.keys.append(self.headers["authorization"])
+        self.server.organizations.append(self.headers["openai-organization"])
         acts = self.server.acts
         (acts.pop(0) if len(acts) > 1 else acts[0])(self)
 
@@ -77,7 +80,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def says(text: str | None, finish: str = "stop") -> Callable[[Handler], None]:
+def says(
+    text: str | None, finish: str = "stop", usage: dict[str, int] | None = USAGE
+) -> Callable[[Handler], None]:
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     body = {
         "id": "1",
@@ -85,7 +90,7 @@ def says(text: str | None, finish: str = "stop") -> Callable[[Handler], None]:
         "created": 0,
         "model": "m",
         "choices": [choice],
-        "usage": {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14},
+        "usage": usage,
     }
     return lambda handler: handler.send(200, json.dumps(body))
 
@@ -119,7 +124,7 @@ def request(chain: str = "a", **fields: Any) -> Request:
 def answer(
     server: FaultServer, asked: Request | None = None, **options: Any
 ) -> tuple[Reply | ModelError, OpenAICompatible]:
-    options = {"max_retries": 2, "timeout": 5.0, **options}
+    options = {"max_retries": 2, "timeout": 5.0, "api_key_env": "OPENAI_API_KEY", **options}
     with OpenAICompatible("m", server.url, **options) as model:
         model.submit(asked or request())
         ((_, reply),) = model.poll()
@@ -132,10 +137,10 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
-def test_a_request_carries_sampling_seed_and_key_and_usage_is_counted() -> None:
+def test_a_request_carries_sampling_seed_and_key() -> None:
     with FaultServer(says("add(2, 3)")) as server:
         asked = request(sampling=Sampling(temperature=0.5, top_p=0.9, max_tokens=7), seed=2**62 + 5)
-        reply, model = answer(server, asked, extra={"top_k": 4})
+        reply, _ = answer(server, asked, extra={"top_k": 4})
     assert reply == Reply(text="add(2, 3)", prompt_tokens=11, completion_tokens=3)
     assert server.bodies == [
         {
@@ -149,11 +154,40 @@ def test_a_request_carries_sampling_seed_and_key_and_usage_is_counted() -> None:
         }
     ]
     assert server.keys == [f"Bearer {KEY}"]
-    assert (model.usage.requests, model.usage.prompt_tokens, model.usage.completion_tokens) == (
-        1,
-        11,
-        3,
-    )
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_tokens_that_a_server_does_not_count_are_estimated(usage: dict[str, int] | None) -> None:
+    with FaultServer(says("x" * 41, usage=usage), says("", usage=usage)) as server:
+        reply, _ = answer(server)
+        empty, _ = answer(server)
+    assert isinstance(reply, Reply)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (2, 11)
+    assert isinstance(empty, Reply)
+    assert empty.completion_tokens == 1
+
+
+def test_a_server_of_ones_own_gets_a_key_only_if_one_was_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
+    monkeypatch.setenv("OWN_KEY", "sk-own")
+    with FaultServer(says("x"), fails(401)) as server:
+        answer(server, api_key_env=None)
+        refused, _ = answer(server, api_key_env=None)
+        answer(server, api_key_env="OWN_KEY")
+    assert server.keys == ["Bearer none", "Bearer none", "Bearer sk-own"]
+    assert server.organizations == [None] * 3
+    assert "Name the environment variable that holds its key in api_key_env" in str(refused)
+    with pytest.raises(ConfigError, match="NOT_SET"):
+        OpenAICompatible("m", server.url, api_key_env="NOT_SET")
+
+
+def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere/v1")
+    with OpenAICompatible("m") as model:
+        assert str(model._client.base_url) == "https://api.openai.com/v1/"
+        assert model._client.api_key == KEY
 
 
 def test_the_length_field_can_be_the_newer_one() -> None:
@@ -291,18 +325,18 @@ def test_the_hosted_service_needs_a_key_and_a_server_of_ones_own_does_not(
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
         OpenAICompatible("m")
     with FaultServer(says("ok")) as server:
-        reply, _ = answer(server)
+        reply, _ = answer(server, api_key_env=None)
     assert isinstance(reply, Reply)
     for wrong in ("localhost:8000", "http://host\x00/v1"):
         with pytest.raises(ConfigError, match="not the URL"):
             OpenAICompatible("m", wrong)
 
 
-def test_a_dead_server_is_named_without_its_password() -> None:
+def test_a_dead_server_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with OpenAICompatible("m", f"http://user:hunter2@127.0.0.1:{port}/v1", max_retries=0) as model:
+    with OpenAICompatible("m", f"http://127.0.0.1:{port}/v1?x=hunter2", max_retries=0) as model:
         model.submit(request())
         ((_, reply),) = model.poll()
     assert isinstance(reply, ModelError)
@@ -367,7 +401,7 @@ def test_a_rollout_against_a_real_server_gives_the_local_models_replies(
     jobs = [Job(problem) for problem in task.problems("train", 2)]
     with OpenAICompatible(str(folder), url, name="m", capacity=2, max_retries=1) as model:
         served = {chain.problem_id: chain for chain in rollouts(setting, model, jobs)}
-        assert model.usage.completion_tokens > 0
+        assert all(chain.completion_tokens > 0 for chain in served.values())
     with LocalModel.load(folder, name="m", device="cpu") as local:
         own = {chain.problem_id: chain for chain in rollouts(setting, local, jobs)}
     assert all(chain.outcome is not Outcome.ERRORED for chain in served.values())

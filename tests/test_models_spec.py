@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from rightcall import tiny
+from rightcall.config import resolve
 from rightcall.errors import ConfigError, RightCallError
 from rightcall.models.spec import ModelSpec, open_model
 from tiny_models import build_tiny
@@ -60,6 +61,18 @@ def test_senseless_settings_are_refused_with_a_reason(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         ModelSpec.parse(text, **settings)
+
+
+@pytest.mark.parametrize("place", ["http://me:hunter2@h/v1", "http://hunter2@h/v1"])
+def test_a_password_in_a_url_is_refused_and_not_repeated(place: str) -> None:
+    for read in (
+        lambda: ModelSpec.parse(f"{place}#m"),
+        lambda: ModelSpec(kind="openai", model="m", base_url=place),
+        lambda: resolve({"name": "x", "models": {"teacher": f"{place}#m"}, "tasks": {"math": {}}}),
+    ):
+        with pytest.raises(ConfigError, match="api_key_env") as caught:
+            read()
+        assert "hunter2" not in str(caught.value) + repr(caught.value)
 
 
 def test_unknown_keys_of_a_table_are_refused() -> None:

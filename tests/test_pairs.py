@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightcall.chain import Chain, Observation, Problem, StopReason
+from rightcall.chain import Chain, Message, Observation, Problem, StopReason
+from rightcall.dialects import DIALECTS, PythonCalls
 from rightcall.errors import ConfigError, DataError, FailureKind
 from rightcall.pairs import (
     PairConfig,
@@ -120,6 +121,14 @@ def test_the_student_is_chosen_where_it_is_right_and_the_teacher_where_it_is_not
     assert [(p.chosen_source, p.rejected_source) for p in only] == [("teacher", "student")]
 
 
+def test_chains_of_a_source_that_was_not_asked_for_are_counted_as_such() -> None:
+    dropped: Counter[str] = Counter()
+    shown = chain("add(1, 1)", 'stop("2")', source="gold")
+    other = chain("add(1, 1)", 'stop("2")', source="gold", problem="p2")
+    assert list(make_pairs([shown, WRONG, other], dropped=dropped)) == []
+    assert dropped == {"source not asked for: gold": 2, "problem without a right chain": 1}
+
+
 def test_pairs_are_capped_per_problem_and_use_different_chains_first() -> None:
     rights = [chain("add(1, 1)", f"record({i})", 'stop("2")') for i in range(3)]
     wrongs = [chain(f"add(1, {i})", 'stop("7")', right=False) for i in range(3)]
@@ -182,7 +191,6 @@ def test_balance_takes_evenly_from_the_groups() -> None:
         ({"strategies": {"chian": 1.0}}, "Did you mean 'chain'"),
         ({"strategies": {"chain": 0.0}}, "no pairing strategy has a weight"),
         ({"strategies": {"chain": -1.0}}, "negative"),
-        ({"dialect": "pithon"}, "Did you mean 'python'"),
         ({"balance": ("error",)}, "balance needs max_pairs"),
     ],
 )
@@ -197,6 +205,17 @@ def test_a_test_question_among_the_pairs_is_refused_up_to_case_and_spacing() -> 
     assert check_leaks(pairs, clean) == 1
     with pytest.raises(DataError, match=r"1 test questions are in the training data.*t2"):
         check_leaks(pairs, [*clean, Problem(id="t2", question="what  is 1 + 1", answer="2")])
+
+
+def test_a_leak_leaves_no_pairs_file_and_an_old_one_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    leaked = [Problem(id="t", question="what is 1 + 1", answer="2")]
+    for before in (False, True):
+        if before:
+            path.write_text("old")
+        with pytest.raises(DataError, match="test questions are in the training data"):
+            write_pairs(pairs_of(RIGHT, WRONG), path, test=leaked)
+        assert [p.read_text() for p in tmp_path.iterdir()] == ["old"] * before
 
 
 token_ids = st.lists(st.one_of(st.none(), st.lists(st.integers(0, 10**6), min_size=1).map(tuple)))
@@ -235,7 +254,7 @@ def test_a_failed_write_leaves_no_half_file(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         write_pairs(broken(), tmp_path / "pairs.jsonl")
-    assert not (tmp_path / "pairs.jsonl").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def with_ids(source: Chain, start: int) -> Chain:
@@ -340,7 +359,23 @@ def test_trl_trains_one_step_on_a_pairs_file_as_it_is(tmp_path: Path) -> None:
     assert result.training_loss == pytest.approx(0.6931, abs=1e-3)
 
 
-def test_observations_of_a_chain_are_shown_as_its_dialect_showed_them() -> None:
+class Loud(PythonCalls):
+    name = "loud"
+
+    def observation(self, observation: Observation) -> Message:
+        return Message(role="user", content=f"{observation.text}!")
+
+
+def test_observations_of_a_chain_are_shown_as_its_dialect_showed_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     right = chain(step("add(1, 1)", "2"), 'stop("2")')
     (pair,) = pairs_of(right, WRONG)
     assert pair.chosen[1] == {"role": "user", "content": Observation(text="2").text}
+    shouted, unknown = (WRONG.model_copy(update={"dialect": name}) for name in ("loud", "pithon"))
+    monkeypatch.setitem(DIALECTS, "loud", Loud())
+    assert pairs_of(right, shouted) == []
+    (pair,) = pairs_of(right.model_copy(update={"dialect": "loud"}), shouted)
+    assert pair.chosen[1] == {"role": "user", "content": "2!"}
+    with pytest.raises(DataError, match=r"unknown dialect.*Did you mean 'python'"):
+        pairs_of(right.model_copy(update={"dialect": "pithon"}), unknown)

@@ -85,6 +85,38 @@ def test_a_hard_propositional_problem_is_given_up_when_time_is_up() -> None:
     assert decide([*housed, *alone], parse("q"), seconds=0.2).verdict is Verdict.GAVE_UP
 
 
+def _nested(operator: str, leaf: str, depth: int) -> Formula:
+    text = leaf.format(0)
+    for place in range(1, depth):
+        text = f"({text}) {operator} ({leaf.format(place % 5)})"
+    return parse(text)
+
+
+@pytest.mark.parametrize("operator", ["<->", "^"])
+@pytest.mark.parametrize(
+    ("leaf", "verdict"),
+    [("Q{}(a)", Verdict.UNDECIDED), ("exists x Q{}(x)", None), ("forall x exists y Q{}(x, y)", None)],
+)
+def test_deep_biconditionals_are_answered_though_each_side_counts_under_both_signs(
+    operator: str, leaf: str, verdict: Verdict | None
+) -> None:
+    decision = decide([parse("Z(a)")], _nested(operator, leaf, 91))
+    assert decision.verdict in ([verdict] if verdict else [Verdict.UNDECIDED, Verdict.GAVE_UP])
+
+
+def test_a_quantifier_over_a_deep_biconditional_is_decided() -> None:
+    text = "Q0(a)"
+    for _ in range(90):
+        text = f"({text}) <-> Q0(a)"
+    assert decide([parse("Z(a)")], parse(f"exists x ({text})")).verdict is Verdict.UNDECIDED
+
+
+def test_axioms_of_equality_for_predicates_of_many_terms_end_within_the_bound() -> None:
+    many = ", ".join(["x", "y", "z", "x"] * 4)
+    goal = parse(f"forall x exists y exists z (P({many}) | x = y)")
+    assert decide([parse("Z(a)"), parse("Z(b)")], goal).verdict is Verdict.ENTAILED
+
+
 def test_no_time_means_gave_up() -> None:
     assert decide([parse("A")], parse("B"), seconds=0).verdict is Verdict.GAVE_UP
     assert second_prover.decide([parse("A")], parse("B"), seconds=0) is Verdict.GAVE_UP

@@ -174,6 +174,14 @@ def test_unreadable_and_unequal_parts_become_notes(tmp_path: Path) -> None:
         assert fault in notes
 
 
+def test_a_config_that_cannot_be_read_is_said_on_the_page(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", count=6, tasks=["fol"])
+    (made / "config.toml").write_text("name = [")
+    run = load_run(made)
+    assert "config.toml cannot be read" in run.tasks[0].notes[0]
+    assert "config.toml cannot be read" in render_report(run)
+
+
 def test_errored_chains_are_reported_and_left_out_on_both_sides(tmp_path: Path) -> None:
     made = make_run(tmp_path / "run", count=12, tasks=["fol"])
     path = made / "fol" / "eval" / "tuned.jsonl"

@@ -199,6 +199,31 @@ def test_keys_depend_on_everything_that_determines_a_chain() -> None:
     assert chain_key(setting(), "m", job) == chain_key(setting(), "m", Job(PROBLEM))
 
 
+def test_the_options_of_a_task_are_part_of_its_chains_keys_and_its_caches_are_not() -> None:
+    class Limited(SumTask):
+        def __init__(self, limit: int = 1, path: Path | None = None) -> None:
+            self.limit, self.path, self.asked = limit, path, 0
+
+    def key(task: SumTask) -> str:
+        return chain_key(Setting(task, task.function_set(), "student"), "m", Job(PROBLEM))
+
+    task = Limited()
+    before = key(task)
+    task.asked += 1
+    assert key(task) == before == key(Limited(1, Path("elsewhere")))
+    assert key(Limited(2)) != before
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
+def test_one_attempt_asked_for_twice_is_refused(capacity: int) -> None:
+    with pytest.raises(DataError, match=f"the same chain is asked for twice.*{PROBLEM.id}"):
+        list(rollouts(setting(), Played(solver, capacity=capacity), [Job(PROBLEM), Job(PROBLEM)]))
+
+
+def test_a_chain_names_the_dialect_it_was_made_in() -> None:
+    assert attempt(solver).dialect == "python"
+
+
 # --- collecting ---------------------------------------------------------------------------------
 
 

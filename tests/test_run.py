@@ -9,18 +9,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rightcall import run
 from rightcall.chain import ChainStore, Outcome, Problem
 from rightcall.config import RunConfig, load_config
-from rightcall.errors import ConfigError, DataError
+from rightcall.errors import ConfigError, DataError, ModelError
 from rightcall.files import read_lines
+from rightcall.models import Request
 from rightcall.pairs import read_pairs
-from rightcall.run import STAGES, RunResult, _claimed, run_all, tuned
+from rightcall.rollout import collect
+from rightcall.run import (
+    STAGES,
+    Place,
+    RunResult,
+    _claimed,
+    collect_role,
+    run_all,
+    tuned,
+    write_problems,
+)
 from tiny_models import build_tiny
+from toys import Played, SumTask, solver
 
 pytestmark = [
     pytest.mark.slow,
@@ -135,8 +149,9 @@ def test_every_file_of_a_run_is_where_the_docs_say(resumed: RunResult) -> None:
         "sums/chains/student.jsonl",
         "sums/pairs.jsonl",
         "sums/pairs.json",
-        "sums/train/sft/metrics.jsonl",
-        "sums/train/dpo/metrics.jsonl",
+        *(f"sums/train/{method}/metrics.jsonl" for method in ("sft", "dpo")),
+        *(f"sums/train/{method}/train.json" for method in ("sft", "dpo")),
+        "sums/train/dpo/reference.safetensors",
         "sums/selection.json",
         "sums/comparison.json",
         *(f"sums/eval/{role}.jsonl" for role in ("base", "teacher", "control", "tuned")),
@@ -151,6 +166,30 @@ def test_chains_come_from_both_roles_and_none_twice(resumed: RunResult) -> None:
         assert len({chain.key for chain in chains}) == len(chains) == 6 * samples
         assert {chain.source for chain in chains} == {role}
         assert {chain.outcome for chain in chains} == {outcome}
+
+
+def test_errored_chains_are_tried_a_second_time_and_nothing_else_is(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([ModelError("overloaded")])
+    rounds: list[int] = []
+
+    def once_overloaded(request: Request) -> str | ModelError:
+        return next(failures, None) or solver(request)
+
+    def counted(*args: Any) -> ChainStore:
+        rounds.append(1)
+        return collect(*args)
+
+    monkeypatch.setattr(run, "open_model", lambda *_: Played(once_overloaded))
+    monkeypatch.setattr(run, "collect", counted)
+    place = Place(config.tasks["sums"], SumTask(), 5, tmp_path)
+    write_problems(place)
+    for role, tries in (("teacher", 2), ("student", 1)):
+        rounds.clear()
+        assert collect_role(role)(place).endswith("correct, 0 incorrect, 0 errored")
+        assert len(rounds) == tries
+    assert len(list(ChainStore(place.chains("teacher")))) == 7
 
 
 def test_pairs_prefer_the_teacher_where_the_student_has_nothing_right(resumed: RunResult) -> None:

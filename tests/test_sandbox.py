@@ -208,10 +208,24 @@ def test_secrets_do_not_travel(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox.close()
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "DB_PASSWORD", "AWS_SECRET_ACCESS_KEY", "apikey"):
         monkeypatch.setenv(name, "hush")
+    for name in ("GITHUB_PAT", "SSH_PASSPHRASE", "NPM_AUTH"):
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setenv("DATABASE_URL", "postgres://me:hush@db/x")
     monkeypatch.setenv("MONKEY_COUNT", "3")
     seen = run(lambda: dict(os.environ))
-    assert "hush" not in seen.values()
+    assert not any("hush" in value for value in seen.values())
     assert seen["MONKEY_COUNT"] == "3"
+
+
+def test_a_variable_that_was_named_as_a_key_is_withheld_from_now_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sandbox.close()
+    monkeypatch.setattr(sandbox, "_withheld", set())
+    monkeypatch.setenv("TEACHER_ACCESS", "hush")
+    assert run(lambda: os.environ.get("TEACHER_ACCESS")) == "hush"
+    sandbox.withhold("TEACHER_ACCESS")
+    assert run(lambda: os.environ.get("TEACHER_ACCESS")) is None
 
 
 def test_threads_call_side_by_side() -> None:

@@ -164,7 +164,7 @@ def test_loss_log_probabilities_and_gradients_agree_with_trl(
     data.write_text("".join(json.dumps(p) + "\n" for p in pairs(observations=observations)))
     config = TrainConfig(
         tune=tune,
-        lora=Lora(r=4, alpha=8),
+        lora=Lora(r=4, alpha=8) if tune == "lora" else Lora(),
         beta=BETA,
         sft_weight=sft_weight,
         batch_size=4,

@@ -48,7 +48,8 @@ def data(tmp_path_factory) -> Path:
 
 
 def config(**changes) -> TrainConfig:
-    return TrainConfig(**{"batch_size": 3, "lora": Lora(r=4, alpha=8), "log_every": 1, **changes})
+    adapter = {"lora": Lora(r=4, alpha=8)} if changes.get("tune") != "full" else {}
+    return TrainConfig(**{"batch_size": 3, **adapter, "log_every": 1, **changes})
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -149,7 +150,7 @@ def test_a_killed_run_resumes_to_exactly_the_same_weights(tune, models, data, tm
         tune=tune,
         epochs=2,
         save_every=2,
-        lora=Lora(r=4, alpha=8, dropout=0.1),
+        **({"lora": Lora(r=4, alpha=8, dropout=0.1)} if tune == "lora" else {}),
         learning_rate=1e-3,
         accumulation=2,
     )
@@ -249,7 +250,8 @@ def test_training_goes_on_from_an_adapter_whose_model_is_then_the_reference(mode
     train(config(method="sft", learning_rate=3e-3), models["llama"], data, tmp_path / "sft")
     for tune in ("lora", "full"):
         out = tmp_path / tune
-        train(config(tune=tune, max_steps=1), models["llama"], data, out, adapter=tmp_path / "sft")
+        settings = TrainConfig(tune=tune, batch_size=3, max_steps=1, log_every=1)
+        train(settings, models["llama"], data, out, adapter=tmp_path / "sft")
         first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
         assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
 
@@ -285,3 +287,59 @@ def test_the_learning_rate_follows_what_is_tuned(tune, rate):
 def test_length_normalised_loss_starts_at_the_same_point(models, data, tmp_path):
     result = train(config(length_normalised=True, max_steps=1), models["llama"], data, tmp_path / "out")
     assert result.metrics["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"method": "sft", "beta": 0.3}, "beta"),
+        ({"method": "sft", "length_normalised": True}, "length_normalised"),
+        ({"method": "sft", "sft_weight": 1.0}, "sft_weight"),
+        ({"tune": "full", "lora": Lora(r=4)}, "lora"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_by_its_name(settings, key):
+    with pytest.raises(ConfigError, match=f"`{key}` has no effect"):
+        TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"), [("wandb", {"wandb": True}), ("bitsandbytes", {"quantize": "4bit"})]
+)
+def test_a_missing_library_is_named_before_any_work(
+    module, settings, models, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("rightcall.models.weights.find_spec", lambda name: None)
+    monkeypatch.setattr("rightcall.train.trainer.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="not installed"):
+        train(TrainConfig(**settings), models["llama"], data, tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_model_or_adapter_that_is_not_there_is_named(models, data, tmp_path):
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    torch.save({}, pickled / "adapter_model.bin")
+    for tune in ("lora", "full"):
+        with pytest.raises(ConfigError, match=r"no adapter_model\.safetensors"):
+            train(TrainConfig(tune=tune), models["llama"], data, tmp_path / tune, adapter=pickled)
+    with pytest.raises(ConfigError, match="cannot load a model's tokenizer"):
+        train(config(), tmp_path / "nowhere", data, tmp_path / "out")
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense"])
+def test_a_device_that_cannot_be_trained_on_is_refused(device, models, data, tmp_path):
+    with pytest.raises(ConfigError, match="device"):
+        train(config(), models["llama"], data, tmp_path / "out", device=device)
+
+
+def test_the_cpu_can_be_asked_for(models, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    trained = train(config(max_steps=1), models["llama"], data, tmp_path / "out", device="cpu")
+    assert trained.steps == 1
+
+
+def test_starting_afresh_is_named_as_python_and_the_command_line_know_it(models, data, tmp_path):
+    train(config(max_steps=1), models["llama"], data, tmp_path / "out")
+    with pytest.raises(DataError, match=r"resume=False, or --fresh"):
+        train(config(max_steps=2), models["llama"], data, tmp_path / "out")

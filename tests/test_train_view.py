@@ -1,20 +1,11 @@
 from rightcall.rendering import Rendered, Renderer
-from rightcall.train.view import token_texts, tokens_html, tokens_text
+from rightcall.train.view import token_texts, tokens_text
 from tiny_models import build_tokenizer
 
 MESSAGES = [
     {"role": "user", "content": "is 1 < 2? [bold]naïve 🦊"},
     {"role": "assistant", "content": "stop('<b>1</b> 🦊')"},
 ]
-
-
-def test_html_shows_every_token_escaped_and_marks_the_trained_ones():
-    tokenizer = build_tokenizer()
-    page = tokens_html(Renderer(tokenizer).render(MESSAGES), tokenizer)
-    assert "<b>" not in page
-    assert "&lt;" in page
-    assert "<|im_end|>" not in page
-    assert '<span class="trained">&lt;|im_end|&gt;</span>' in page
 
 
 def test_token_texts_join_to_the_conversation_even_where_characters_span_tokens():

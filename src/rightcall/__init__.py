@@ -14,30 +14,24 @@ if TYPE_CHECKING:
     from rightcall.chain import Chain, ChainStore, Problem
     from rightcall.config import load_config
     from rightcall.errors import CallError, RightCallError
-    from rightcall.functions import Function, State, Stop, function
-    from rightcall.models import Sampling
+    from rightcall.functions import State, Stop, function
     from rightcall.models.spec import open_model
     from rightcall.pairs import make_pairs
-    from rightcall.rollout import Budget, Setting, collect, solve
+    from rightcall.rollout import solve
     from rightcall.run import run_all
     from rightcall.task import Task, load_task
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Budget": "rollout",
     "CallError": "errors",
     "Chain": "chain",
     "ChainStore": "chain",
-    "Function": "functions",
     "Problem": "chain",
     "RightCallError": "errors",
-    "Sampling": "models",
-    "Setting": "rollout",
     "State": "functions",
     "Stop": "functions",
     "Task": "task",
-    "collect": "rollout",
     "function": "functions",
     "load_config": "config",
     "load_task": "task",
@@ -49,19 +43,14 @@ _HOME = {
 """Public name → the module it lives in."""
 
 __all__ = [
-    "Budget",
     "CallError",
     "Chain",
     "ChainStore",
-    "Function",
     "Problem",
     "RightCallError",
-    "Sampling",
-    "Setting",
     "State",
     "Stop",
     "Task",
-    "collect",
     "function",
     "load_config",
     "load_task",

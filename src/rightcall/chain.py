@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
@@ -129,7 +129,7 @@ class Chain(Frozen):
     """One attempt at a problem, from prompt to stop: the unit every later stage reads."""
 
     key: str
-    """Hash of everything that determines the attempt (see `chain_key`); resume goes by it."""
+    """Identifies the attempt (see `rollout.chain_key`); resume goes by it."""
     task: str
     problem_id: str
     sample: int
@@ -137,6 +137,8 @@ class Chain(Frozen):
     source: str
     """The role of the model here: teacher, student, base, tuned, ..."""
     model: str
+    dialect: str = "python"
+    """How the functions were shown and the calls written."""
     seed: int
     prompt: tuple[Message, ...]
     """The messages before the first reply: instructions with functions, then the problem."""
@@ -176,44 +178,74 @@ def seed_of(*parts: JSON) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+class _Head(BaseModel):
+    """What resuming reads of a chain's line."""
+
+    key: str
+    outcome: Outcome
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
 class ChainStore:
     """Append-only JSONL of chains; one writer at a time, any number of readers.
 
-    A line is written whole and flushed; a line cut by a kill is dropped on the next open.
+    A line is written whole and handed to the operating system at once: it survives the end of the
+    process, however violent, though not that of the machine. A line cut by a kill is not read, and
+    dropped by the next writer.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     def __iter__(self) -> Iterator[Chain]:
+        for number, line in self._lines():
+            yield self._read(Chain, number, line)
+
+    def latest(self) -> Iterator[Chain]:
+        """Every attempt once, by its last line; an errored one only if it was never finished."""
+        places = {number for number, _ in self._counting().values()}
+        for number, line in self._lines():
+            if number in places:
+                yield self._read(Chain, number, line)
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """Key → outcome of every attempt, as in `latest`; the chains themselves are not built."""
+        return {key: outcome for key, (_, outcome) in self._counting().items()}
+
+    def _counting(self) -> dict[str, tuple[int, Outcome]]:
+        """Key → the line that counts, and its outcome."""
+        found: dict[str, tuple[int, Outcome]] = {}
+        for number, line in self._lines():
+            head = self._read(_Head, number, line)
+            finished = head.key in found and found[head.key][1] is not Outcome.ERRORED
+            if head.outcome is not Outcome.ERRORED or not finished:
+                found[head.key] = number, head.outcome
+        return found
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """The whole lines, numbered from 1."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     return
-                try:
-                    yield Chain.model_validate_json(line)
-                except ValidationError as error:
-                    raise DataError(
-                        f"{self.path}, line {number}, is not a chain",
-                        value=str(error).splitlines()[0],
-                        remedy="Delete that line, or the file, and collect again.",
-                    ) from error
+                yield number, line
 
-    def latest(self) -> Iterator[Chain]:
-        """Every attempt once: an errored chain only if it was not redone since."""
-        finished = {chain.key for chain in self if chain.outcome is not Outcome.ERRORED}
-        errored: set[str] = set()
-        for chain in self:
-            if chain.outcome is not Outcome.ERRORED:
-                yield chain
-            elif chain.key not in finished and chain.key not in errored:
-                errored.add(chain.key)
-                yield chain
+    def _read(self, model: type[M], number: int, line: bytes) -> M:
+        try:
+            return model.model_validate_json(line)
+        except ValidationError as error:
+            raise DataError(
+                f"{self.path}, line {number}, is not a chain",
+                value=str(error).splitlines()[0],
+                remedy="Delete that line, or the file, and collect again.",
+            ) from error
 
     def append(self, chains: Iterable[Chain]) -> None:
-        """Write chains as they come, each durable before the next is asked for."""
+        """Write chains as they come, each flushed before the next is asked for."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             try:

@@ -56,6 +56,8 @@ class CheckReport(Frozen):
     """Problems by flag."""
     missing: dict[str, str] = Field(default_factory=dict)
     """Splits whose data is not there, and what the task says of it."""
+    figures: dict[str, int | float] = Field(default_factory=dict)
+    """What the task itself reports of the problems: counts and shares."""
     findings: tuple[Finding, ...]
 
     @property
@@ -83,6 +85,9 @@ class CheckReport(Frozen):
             table.add_row(f"[yellow]{split} is missing[/]", "", "", escape(reason))
         for flag, count in self.flagged.items():
             table.add_row(f"flagged: {escape(flag)}", str(count), "", "")
+        for what, figure in self.figures.items():
+            shown = f"{figure:.2%}" if isinstance(figure, float) else str(figure)
+            table.add_row(escape(what), shown, "", "")
         return table
 
     def __rich__(self) -> Table:
@@ -92,7 +97,8 @@ class CheckReport(Frozen):
 def check_task(
     task: Task, count: int | None, seed: int = 0, subset: str | Sequence[str] | None = None
 ) -> CheckReport:
-    """Check `count` problems of each split (None for all) with the functions of a subset.
+    """Check `count` problems of each split (None for all) with the functions of a subset. Examples
+    are run of all functions.
 
     Nothing here asks a model. A report comes back whatever is wrong with the problems; a task
     that cannot give problems at all raises its own error.
@@ -110,10 +116,11 @@ def check_task(
         without_gold=len(problems) - len(with_gold),
         flagged=dict(flags.most_common()),
         missing=missing,
+        figures=task.report(problems),
         findings=(
             _over_problems("gold chains re-executed", with_gold, partial(_gold_fault, task, functions)),
             _over_problems("labels proved", problems, task.prove),
-            _finding("examples run", len(functions), _broken_examples(functions)),
+            _finding("examples run", len(task.functions), _broken_examples(task.functions)),
             _finding("ids unique", len(problems), _repeated_ids(problems)),
             _finding("splits disjoint", len(problems), _shared_questions(splits)),
             _finding("same seed, same problems", len(problems), _changed(task, splits, count, seed)),

@@ -142,7 +142,7 @@ def tasks_show(
     functions: Functions = None,
     option: Option = None,
 ) -> None:
-    """The prompt of a task, then problems with their gold chains, executed."""
+    """A task and its options, its prompt, then problems with their gold chains, executed."""
     from rightcall import terminal
     from rightcall.dialects import DIALECTS
 
@@ -152,6 +152,7 @@ def tasks_show(
     for number, text in enumerate(problems or ["0"]):
         problem = _problem(loaded, text, split, seed)
         if number == 0:
+            terminal.show_task(console, loaded)
             system = DIALECTS["python"].prompt(loaded.instruction, chosen, problem)[0]
             console.print(terminal.printable(system["content"]), style="dim", markup=False)
             console.print()
@@ -164,13 +165,18 @@ def tasks_show(
 
 @tasks_app.command("check")
 def tasks_check(
-    task: TaskName, count: Count = 200, seed: Seed = 0, option: Option = None, as_json: AsJson = False
+    task: TaskName,
+    count: Count = 200,
+    seed: Seed = 0,
+    functions: Functions = None,
+    option: Option = None,
+    as_json: AsJson = False,
 ) -> None:
     """Verify a task without a model; exits with 1 if something is wrong."""
     from rightcall import terminal
     from rightcall.check import check_task
 
-    report = check_task(_load(task, option), count, seed)
+    report = check_task(_load(task, option), count, seed, _names(functions))
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
@@ -303,9 +309,8 @@ def pairs_make(
         _existing(path)
     dropped: Counter[str] = Counter()
     every = (chain for path in chains for chain in ChainStore(path).latest())
-    pairs.write_pairs(pairs.make_pairs(every, config, dropped), out)
-    if test is not None:
-        pairs.check_leaks(pairs.read_pairs(out), read_lines(_existing(test), Problem))
+    unseen = () if test is None else read_lines(_existing(test), Problem)
+    pairs.write_pairs(pairs.make_pairs(every, config, dropped), out, test=unseen)
     terminal.out().print(pairs.pair_statistics(pairs.read_pairs(out), dropped).table())
 
 
@@ -333,10 +338,9 @@ def pairs_show(
     """
     from itertools import islice
 
-    from transformers import AutoTokenizer
-
     from rightcall import terminal
     from rightcall.models.spec import ModelSpec
+    from rightcall.models.weights import load_tokenizer
     from rightcall.rendering import Renderer
     from rightcall.train.data import read_records, render_side
     from rightcall.train.view import token_texts, tokens_text
@@ -344,7 +348,7 @@ def pairs_show(
     name, record = next(islice(read_records(file), index, None), (None, None))
     if name is None or record is None:
         raise DataError(f"{file} has fewer pairs", value=index)
-    tokenizer = AutoTokenizer.from_pretrained(ModelSpec.parse(model).weights, trust_remote_code=False)
+    tokenizer = load_tokenizer(ModelSpec.parse(model).weights)
     console = terminal.out()
     for label, side in zip(("chosen", "rejected"), record.sides("dpo"), strict=True):
         rendered = render_side(Renderer(tokenizer), side, mask_observations=True, name=name)
@@ -453,14 +457,29 @@ def compare_(
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, finished or not.")],
     out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html by default.")] = None,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "",
-    examples: Annotated[int, typer.Option(min=0, help="Chains shown side by side per task.")] = 12,
+    title: Annotated[str | None, typer.Option(help="Of the page; the run file's by default.")] = None,
+    examples: Annotated[
+        int | None,
+        typer.Option(min=0, help="Chains shown side by side per task; the run file's by default."),
+    ] = None,
 ) -> None:
     """One self-contained HTML page of a run."""
+    import tomllib
+
+    from rightcall.config import Report
     from rightcall.report import load_run, write_report
+    from rightcall.settings import checked
 
     data = load_run(_existing(folder))
-    print(write_report(data, out or folder / "report.html", title=title, examples=examples))
+    try:
+        table = tomllib.loads(data.config).get("report", {})
+    except tomllib.TOMLDecodeError:  # a page is made of whatever can be read
+        table = {}
+    given = {"title": title, "examples": examples}
+    table = {**table, **{key: value for key, value in given.items() if value is not None}}
+    settings = checked(Report, table, at="report")
+    page = out or folder / "report.html"
+    print(write_report(data, page, title=settings.title, examples=settings.examples))
 
 
 # --- run ----------------------------------------------------------------------------------------
@@ -532,14 +551,14 @@ def _problem(task: Task, wanted: str, split: str, seed: int) -> Problem:
         if len(found) <= int(wanted):
             raise DataError(f"the {split} split of {task.name} has {len(found)} problems", value=wanted)
         return found[int(wanted)]
-    ids = {problem.id: problem for problem in task.problems(split, 1000, seed)}
-    if wanted not in ids:
-        raise DataError(
-            f"no such problem in {task.name}, {split}",
-            value=wanted,
-            remedy=nearest(wanted, list(ids)[:20]),
-        )
-    return ids[wanted]
+    seen = []
+    for problem in task.problems(split, 1000, seed):
+        if problem.id == wanted:
+            return problem
+        seen.append(problem.id)
+    raise DataError(
+        f"no such problem in {task.name}, {split}", value=wanted, remedy=nearest(wanted, seen[:20])
+    )
 
 
 def _print_json(value: object) -> None:

@@ -69,7 +69,8 @@ class FailureKind(StrEnum):
 
 
 class CallError(Exception):
-    """A model's call failed. Functions raise it (or ValueError) to tell the model what to mend."""
+    """A model's call failed. Functions raise it to tell the model what to mend; of any other
+    exception of theirs the model reads the type and the message."""
 
     def __init__(
         self,

@@ -27,6 +27,10 @@ MAX_REPLY_CHARACTERS = 20_000
 MAX_OBSERVATION_CHARACTERS = 1_000
 MAX_BROKEN_CALLS = 20
 """Reading of a reply ends at so many calls that do not parse: each costs a scan of the rest."""
+MAX_INTEGER_BITS = 1024
+"""Of an integer in a call. Hexadecimal digits could write one too long to be printed or stored."""
+MAX_NESTING = 64
+"""Lists in lists in a call: JSON readers refuse what is much deeper."""
 
 
 class Role(StrEnum):
@@ -580,10 +584,22 @@ def _literal_call(source: str) -> Call:
     return Call(name=node.func.id, args=tuple(_literal(a) for a in node.args), kwargs=kwargs)
 
 
-def _literal(node: ast.expr) -> JSON:
+def _literal(node: ast.expr, depth: int = 0) -> JSON:
     """The value of a literal node; JSON types only (tuples become lists), and only what a JSON
-    file in UTF-8 can hold: no infinite numbers, no lone surrogates."""
+    file in UTF-8 can hold: no infinite or enormous numbers, no lone surrogates, no deep nesting."""
+    if depth > MAX_NESTING:
+        raise CallError(
+            f"an argument is nested more than {MAX_NESTING} deep",
+            remedy="Write a flatter list.",
+            kind=FailureKind.UNPARSABLE,
+        )
     match node:
+        case ast.Constant(value=int() as value) if value.bit_length() > MAX_INTEGER_BITS:
+            raise CallError(
+                f"an integer has more than {MAX_INTEGER_BITS} bits",
+                remedy="Use a smaller number.",
+                kind=FailureKind.UNPARSABLE,
+            )
         case ast.Constant(value=float() as value) if not math.isfinite(value):
             raise _not_literal(node)
         case ast.Constant(value=str() as value) if _LONE_SURROGATE.search(value):
@@ -595,13 +611,13 @@ def _literal(node: ast.expr) -> JSON:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 return -value if isinstance(sign, ast.USub) else value
         case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_literal(item) for item in items]
+            return [_literal(item, depth + 1) for item in items]
         case ast.Dict(keys=keys, values=values):
             made: dict[str, JSON] = {}
             for key, item in zip(keys, values, strict=True):
                 if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
                     raise _not_literal(key or item)
-                made[_literal(key)] = _literal(item)
+                made[_literal(key)] = _literal(item, depth + 1)
             return made
     raise _not_literal(node)
 

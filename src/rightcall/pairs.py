@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from math import lcm
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
@@ -127,8 +127,6 @@ class PairConfig(Frozen):
     """Of the whole set; None for all."""
     balance: tuple[Literal["difficulty", "error", "answer", "strategy"], ...] = ()
     """With `max_pairs`: take as evenly as possible from the groups these columns make."""
-    dialect: str = "python"
-    """How the chains' observations were shown."""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -140,10 +138,6 @@ class PairConfig(Frozen):
                 raise ConfigError(f"the weight of strategy {name!r} is negative", value=weight)
         if not any(self.strategies.values()):
             raise ConfigError("no pairing strategy has a weight", value=self.strategies)
-        if self.dialect not in DIALECTS:
-            raise ConfigError(
-                "unknown dialect", value=self.dialect, remedy=nearest(self.dialect, DIALECTS)
-            )
         if self.balance and self.max_pairs is None:
             raise ConfigError(
                 "balance needs max_pairs", value=self.balance, remedy="Say how many pairs to take."
@@ -153,19 +147,19 @@ class PairConfig(Frozen):
 
 # --- strategies ---------------------------------------------------------------------------------
 
-Strategy = Callable[[Chain, Chain, Dialect], PreferencePair | None]
-"""A right and a wrong chain of one problem → their pair, or None if they make none."""
+Strategy = Callable[[Chain, Chain], PreferencePair | None]
+"""A right and a wrong chain of one problem and one dialect → their pair, or None if they make none."""
 
 
-def chain_pair(right: Chain, wrong: Chain, dialect: Dialect) -> PreferencePair | None:
+def chain_pair(right: Chain, wrong: Chain) -> PreferencePair | None:
     """Whole chains (the paper's pairs): all turns after the problem, to the last reply. The
     observation of a stop is nobody's turn and is left out."""
     if right.prompt != wrong.prompt or not right.steps or not wrong.steps:
         return None
-    return _pair("chain", right, wrong, 0, slice(0, None), error_class(wrong), dialect)
+    return _pair("chain", right, wrong, 0, slice(0, None), error_class(wrong))
 
 
-def step_pair(right: Chain, wrong: Chain, dialect: Dialect) -> PreferencePair | None:
+def step_pair(right: Chain, wrong: Chain) -> PreferencePair | None:
     """The first turn in which two chains part: their common conversation, then one reply each.
 
     None if one chain continues the other, if the same reply was answered differently (then the
@@ -179,15 +173,16 @@ def step_pair(right: Chain, wrong: Chain, dialect: Dialect) -> PreferencePair | 
                 return None
             failure = bad.observation.failure
             error = str(failure) if failure else error_class(wrong)
-            return _pair("step", right, wrong, index, slice(index, index + 1), error, dialect)
+            return _pair("step", right, wrong, index, slice(index, index + 1), error)
         if good.observation != bad.observation:
             return None
     return None
 
 
 def _pair(
-    strategy: str, right: Chain, wrong: Chain, common: int, turns: slice, error: str, dialect: Dialect
+    strategy: str, right: Chain, wrong: Chain, common: int, turns: slice, error: str
 ) -> PreferencePair:
+    dialect = _dialect(right)
     return PreferencePair(
         prompt=conversation(right.prompt, right.steps[:common], dialect),
         chosen=conversation((), right.steps[turns], dialect)[:-1],
@@ -207,6 +202,16 @@ def _pair(
         chosen_ids=_ids(right.steps[turns]),
         rejected_ids=_ids(wrong.steps[turns]),
     )
+
+
+def _dialect(chain: Chain) -> Dialect:
+    if chain.dialect not in DIALECTS:
+        raise DataError(
+            "a chain has an unknown dialect",
+            value=chain.dialect,
+            remedy=nearest(chain.dialect, DIALECTS),
+        )
+    return DIALECTS[chain.dialect]
 
 
 def _ids(steps: Sequence[Step]) -> tuple[tuple[int, ...] | None, ...]:
@@ -241,7 +246,8 @@ def make_pairs(
     """
     dropped = Counter() if dropped is None else dropped
     with ExitStack() as cleanup:
-        groups = _Spool(cleanup, chains, dropped)
+        sources = {*config.sources_chosen, *config.sources_rejected}
+        groups = _Spool(cleanup, chains, sources, dropped)
         if config.max_pairs is None:
             yield from _all_pairs(groups, config, dropped)
             return
@@ -255,9 +261,12 @@ def make_pairs(
 
 
 class _Spool:
-    """Chains on disk, read back problem by problem; errored chains and repeats left out."""
+    """Chains on disk, read back problem by problem; errored chains, repeats and chains of other
+    sources left out."""
 
-    def __init__(self, cleanup: ExitStack, chains: Iterable[Chain], dropped: Counter[str]) -> None:
+    def __init__(
+        self, cleanup: ExitStack, chains: Iterable[Chain], sources: set[str], dropped: Counter[str]
+    ) -> None:
         self.file = cleanup.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         self.places: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
         seen: set[str] = set()
@@ -265,6 +274,8 @@ class _Spool:
         for chain in chains:
             if chain.outcome is Outcome.ERRORED:
                 dropped["errored chain"] += 1
+            elif chain.source not in sources:
+                dropped[f"source not asked for: {chain.source}"] += 1
             elif chain.key in seen:
                 dropped["chain given twice"] += 1
             else:
@@ -351,9 +362,8 @@ def _problem_pairs(
     still has a pair; different chains first."""
     generator.shuffle(right)
     generator.shuffle(wrong)
-    dialect = DIALECTS[config.dialect]
     names = [name for name, weight in config.strategies.items() if weight > 0]
-    waiting = {name: _candidates(STRATEGIES[name], right, wrong, dialect) for name in names}
+    waiting = {name: _candidates(STRATEGIES[name], right, wrong) for name in names}
     for made in range(config.max_per_problem):
         first = generator.choices(names, [config.strategies[name] for name in names])[0]
         for name in [first, *(n for n in names if n != first)]:
@@ -368,10 +378,10 @@ def _problem_pairs(
 
 
 def _candidates(
-    strategy: Strategy, right: Sequence[Chain], wrong: Sequence[Chain], dialect: Dialect
+    strategy: Strategy, right: Sequence[Chain], wrong: Sequence[Chain]
 ) -> Iterator[PreferencePair]:
     for good, bad in _combinations(right, wrong):
-        pair = strategy(good, bad, dialect)
+        pair = strategy(good, bad) if good.dialect == bad.dialect else None
         if pair is not None:
             yield pair
 
@@ -472,18 +482,30 @@ def check_leaks(training: Iterable[PreferencePair | Problem | str], test: Iterab
 # --- files --------------------------------------------------------------------------------------
 
 
-def write_pairs(pairs: Iterable[PreferencePair], path: str | os.PathLike[str]) -> int:
-    """Write a pairs file and say how many there are. The file appears whole or not at all."""
+def write_pairs(
+    pairs: Iterable[PreferencePair], path: str | os.PathLike[str], *, test: Iterable[Problem] = ()
+) -> int:
+    """Write a pairs file and say how many there are. The file appears whole or not at all: what was
+    there stays if making the pairs fails, or if a question of `test` is among them (`DataError`)."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
-    count = 0
-    with partial.open("wb") as file:
-        for pair in pairs:
-            file.write(pair.model_dump_json().encode() + b"\n")
-            count += 1
-    os.replace(partial, target)
+    try:
+        with partial.open("wb") as file:
+            count = check_leaks(_written(pairs, file), test)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return count
+
+
+def _written(pairs: Iterable[PreferencePair], file: BinaryIO) -> Iterator[PreferencePair]:
+    for pair in pairs:
+        file.write(pair.model_dump_json().encode() + b"\n")
+        yield pair
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Iterator[PreferencePair]:

@@ -8,10 +8,14 @@ Running the template on every prefix of every conversation would cost quadratic 
 literal text around the messages is learned once per sequence of roles, by running the template on
 marker messages (`Frame`); a conversation is then assembled from it and compared with one run of
 the template on the whole. Where the two differ, every prefix is rendered after all.
+
+Only the template's own frame holds special tokens: a content that spells one ("<|im_end|>", "</s>")
+is tokenised as the ordinary text that it is, so that nobody's words end a turn or begin another's.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -74,6 +78,10 @@ class Renderer:
             )
         self.tokenizer = tokenizer
         self.stop_ids = frozenset(stop_ids if stop_ids else [tokenizer.eos_token_id])
+        self._specials = _special_tokens(tokenizer)
+        self._special_ids = {
+            i for i, t in tokenizer.added_tokens_decoder.items() if self._specials.fullmatch(str(t))
+        }
         self._encoded: dict[str, tuple[int, ...]] = {}
         self._frame = lru_cache(maxsize=256)(self._learn_frame)
 
@@ -105,36 +113,104 @@ class Renderer:
         `completions` are the sampled ids of each assistant turn where they are known; they are
         used in place of a new tokenisation. With `reply_next` the result ends with the
         generation prompt. Raises `RenderingError` if a prefix of the conversation is not a prefix
-        of the whole, or if a turn has no stop token to learn.
+        of the whole, or if a turn has no stop token to learn, or one inside of its words that was not
+        sampled.
         """
         if not messages or messages[0]["role"] == "assistant":
             raise RenderingError(
                 "a conversation must begin with a turn that is not the assistant's",
                 value=messages[0] if messages else None,
             )
+        messages, marks = self._marked(messages)
         pieces = self._assembled(messages, reply_next) or self._pieces(messages, reply_next)
-        encoded = self._encode(pieces)
+        encoded = [self._literal(p, marks) for p in pieces] if marks else self._encode(pieces)
         ids: list[int] = []
         trained: list[bool] = []
-        turns = sum(m["role"] == "assistant" for m in messages)
-        for turn in range(turns):
+        said = [m["content"] for m in messages if m["role"] == "assistant"]
+        for turn, words in enumerate(said):
             context, reply = encoded[2 * turn], encoded[2 * turn + 1]
-            end = next((i for i, t in enumerate(reply) if t in self.stop_ids), None)
-            if end is None:
-                raise RenderingError(
-                    "the chat template ends a turn without a stop token",
-                    value=pieces[2 * turn + 1][-40:],
-                    remedy="The model would never learn to stop: mend the template or `stop_ids`.",
-                )
             known = completions[turn] if turn < len(completions) else None
-            words = tuple(known) if known else reply[: end + 1]
-            ids += [*context, *words, *reply[end + 1 :]]
-            trained += [False] * len(context) + [True] * len(words)
-            trained += [False] * (len(reply) - end - 1)
-        for rest in encoded[2 * turns :]:
+            end = self._end(reply, pieces[2 * turn + 1], words, sampled=bool(known))
+            spoken = tuple(known) if known else reply[:end]
+            ids += [*context, *spoken, *reply[end:]]
+            trained += [False] * len(context) + [True] * len(spoken)
+            trained += [False] * (len(reply) - end)
+        for rest in encoded[2 * len(said) :]:
             ids += rest
             trained += [False] * len(rest)
         return Rendered(tuple(ids), tuple(trained))
+
+    def _end(self, reply: Sequence[int], piece: str, words: str, *, sampled: bool) -> int:
+        """Where a turn ends: after the first stop token of the frame around its words."""
+        stops = [i for i, token in enumerate(reply) if token in self.stop_ids]
+        if not stops:
+            raise RenderingError(
+                "the chat template ends a turn without a stop token",
+                value=piece[-40:],
+                remedy="The model would never learn to stop: mend the template or `stop_ids`.",
+            )
+        if len(stops) == 1:
+            return stops[0] + 1
+        (frame,) = self._encode([piece.replace(words.strip(), "", 1)])
+        inside = len(stops) - sum(token in self.stop_ids for token in frame)
+        if inside > 0 and not sampled:
+            raise RenderingError(
+                "a turn has a stop token inside of its words: only their beginning would be trained",
+                value=words[:200],
+                remedy="Leave this conversation out, or give the token ids that were sampled.",
+            )
+        return stops[max(inside, 0)] + 1
+
+    def _marked(self, messages: Sequence[Message]) -> tuple[Sequence[Message], dict[str, str]]:
+        """The messages with a mark in place of each special token's text, and what the marks stand
+        for; nothing is changed, and no mark made, in the usual case that no content spells one."""
+        if not any(self._specials.search(m["content"]) for m in messages):
+            return messages, {}
+        whole = "".join(m["content"] for m in messages)
+        edge = next(c for c in map(chr, range(0xE002, 0xF900)) if c not in whole)
+        found = sorted({t for m in messages for t in self._specials.findall(m["content"])})
+        marks = {f"{edge}{i}{edge}": text for i, text in enumerate(found)}
+        mark_of = {text: mark for mark, text in marks.items()}
+        marked = [
+            Message(
+                role=m["role"], content=self._specials.sub(lambda t: mark_of[t.group()], m["content"])
+            )
+            for m in messages
+        ]
+        return marked, marks
+
+    def _literal(self, piece: str, marks: dict[str, str]) -> tuple[int, ...]:
+        """Ids of a piece with marks: those of its text, but for the special tokens that stand where
+        the marks are, which are spelled out."""
+        either = re.compile("|".join(map(re.escape, marks)) + f"|{self._specials.pattern}")
+        shown = [match.group() for match in either.finditer(piece)]
+        text = re.sub("|".join(map(re.escape, marks)), lambda m: marks[m.group()], piece)
+        (ids,) = self._tokenised([text])
+        at = [i for i, token in enumerate(ids) if token in self._special_ids]
+        if len(at) != len(shown):
+            raise RenderingError(
+                "a content spells special tokens in a way that cannot be undone", value=text
+            )
+        made = list(ids)
+        for place, part in reversed(list(zip(at, shown, strict=True))):
+            if part in marks:
+                made[place : place + 1] = self._spelled(marks[part])
+        return tuple(made)
+
+    def _spelled(self, special: str) -> tuple[int, ...]:
+        """A special token's text as ordinary tokens."""
+        before, both = self.tokenizer(
+            ["\n", f"\n{special}"], add_special_tokens=False, split_special_tokens=True
+        )["input_ids"]
+        # After a line end, as some tokenizers put a space before what begins a text.
+        ids = tuple(both[len(before) :])
+        if both[: len(before)] != before or self._special_ids & set(ids):
+            raise RenderingError(
+                "the tokenizer has no ordinary tokens for a special token's text that a content holds",
+                value=special,
+                remedy="Leave this conversation out.",
+            )
+        return ids
 
     def _pieces(self, messages: Sequence[Message], reply_next: bool) -> list[str]:
         """The text, cut: context and reply of each assistant turn, then the rest if there is any
@@ -201,9 +277,18 @@ class Renderer:
         backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
         plain = backend is not None and backend.padding is None and backend.truncation is None
         if plain and hasattr(backend, "encode_batch_fast"):  # without offsets: three times as fast
+            backend.encode_special_tokens = False  # the tokenizer leaves it as its last caller wished
             made = backend.encode_batch_fast(texts, add_special_tokens=False)
             return [tuple(encoding.ids) for encoding in made]
         return [tuple(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """What spells a special token, the longest first; matches nothing if there are none."""
+    added = tokenizer.added_tokens_decoder.values()
+    texts = {str(t) for t in added if t.special} | set(tokenizer.all_special_tokens)
+    longest = sorted((t for t in texts if t), key=lambda t: (-len(t), t))
+    return re.compile("|".join(map(re.escape, longest)) or r"(?!)")
 
 
 def _rest(whole: str, prefix: str) -> str:

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 
 from pydantic import Field
 
 from rightcall.chain import (
+    JSON,
     Chain,
     ChainStore,
     Frozen,
@@ -67,10 +69,14 @@ class Job:
 
 
 def chain_key(setting: Setting, model: str, job: Job) -> str:
-    """Identifies an attempt by everything that determines it."""
+    """Identifies an attempt by what is known to determine it: the task's name, fingerprint and
+    options, the functions, the problem, the model's name and all settings. What it cannot see is
+    other weights under the same `name`, other code of `verify` and `judge`, and other versions of
+    libraries: after such a change, collect into another file."""
     return digest(
         setting.task.name,
         setting.task.fingerprint,
+        _options(setting.task),
         setting.functions.fingerprint,
         setting.source,
         setting.sampling.model_dump(),
@@ -80,9 +86,18 @@ def chain_key(setting: Setting, model: str, job: Job) -> str:
         model,
         job.problem.id,
         job.problem.question,
+        job.problem.answer,
         job.sample,
         [s.reply for s in job.replies],
     )
+
+
+def _options(task: Task) -> dict[str, JSON]:
+    """The arguments of a task's constructor that it keeps under their own names, where they are
+    plain values (no paths: the same problems elsewhere are the same)."""
+    kept = {name: vars(task)[name] for name in signature(type(task)).parameters if name in vars(task)}
+    plain = (bool, int, float, str, list, tuple, dict)
+    return {name: value for name, value in kept.items() if isinstance(value, plain)}
 
 
 def attempt(setting: Setting, model: str, job: Job) -> Generator[Request, Reply | ModelError, Chain]:
@@ -168,6 +183,7 @@ def attempt(setting: Setting, model: str, job: Job) -> Generator[Request, Reply 
         sample=job.sample,
         source=setting.source,
         model=model,
+        dialect=setting.dialect,
         seed=seed,
         prompt=prompt,
         steps=tuple(steps),
@@ -194,16 +210,28 @@ def judged(task: Task, problem: Problem, chain: Chain) -> Chain:
 
 def rollouts(setting: Setting, model: ChatModel, jobs: Iterable[Job]) -> Generator[Chain, None, None]:
     """Chains for jobs, as they finish, with up to `model.capacity` in flight. Closing the
-    iterator early releases the chains still running."""
+    iterator early releases the chains still running. Raises `DataError` if two jobs are the same."""
     waiting = iter(jobs)
+    seen: set[str] = set()
     running: dict[str, Generator[Request, Reply | ModelError, Chain]] = {}
+
+    def once(key: str, job: Job) -> None:
+        if key in seen:
+            raise DataError(
+                "the same chain is asked for twice",
+                value=f"problem {job.problem.id}, sample {job.sample}",
+                remedy="Give every problem once, under an id of its own.",
+            )
+        seen.add(key)
 
     def start(job: Job) -> Chain | None:
         chain = attempt(setting, model.name, job)
         try:
             request = next(chain)
         except StopIteration as ended:
+            once(ended.value.key, job)
             return ended.value  # type: ignore[no-any-return]
+        once(request.chain, job)
         running[request.chain] = chain
         model.submit(request)
         return None
@@ -258,7 +286,7 @@ def collect(
     line of a key (a redone chain follows its errored one).
     """
     store = ChainStore(path)
-    done = {chain.key for chain in store if chain.outcome is not Outcome.ERRORED}
+    done = _finished_keys(store)
     jobs = (
         job
         for problem in problems
@@ -281,9 +309,15 @@ def finished(
     setting: Setting, model: str, problems: Iterable[Problem], samples: int, path: str | Path
 ) -> int:
     """How many chains of such a collection a file already holds, errored ones not counted."""
-    done = {chain.key for chain in ChainStore(path) if chain.outcome is not Outcome.ERRORED}
+    done = _finished_keys(ChainStore(path))
+    if not done:
+        return 0
     return sum(
         chain_key(setting, model, Job(problem, sample)) in done
         for problem in problems
         for sample in range(samples)
     )
+
+
+def _finished_keys(store: ChainStore) -> set[str]:
+    return {key for key, outcome in store.outcomes().items() if outcome is not Outcome.ERRORED}

@@ -22,7 +22,7 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from itertools import count
 from pathlib import Path
 
 from rightcall import terminal
-from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem
+from rightcall.chain import ChainStore, Frozen, Outcome, Problem
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
 from rightcall.errors import ConfigError, DataError
 from rightcall.evaluate import Selection, evaluate, samples_path, select
@@ -154,20 +154,26 @@ def collect_role(role: str) -> Callable[[Place], str]:
         with open_model(getattr(place.settings.models, role), problems) as model:
             had = finished(setting, model.name, problems, settings.samples, path)
             with terminal.progress(role, len(problems) * settings.samples, had) as on_chain:
-                for _ in range(2):  # the second time redoes errored chains, and nothing else
-                    store = collect(setting, model, problems, settings.samples, path, on_chain)
-        _check_errored(list(store.latest()), place.settings.tolerate_errored)
-        return _outcomes(store.latest())
+                store = collect(setting, model, problems, settings.samples, path, on_chain)
+                if _errored(store):  # a second try, of the errored chains and nothing else
+                    collect(setting, model, problems, settings.samples, path, on_chain)
+        _check_errored(store, place.settings.tolerate_errored)
+        counts = Counter(store.outcomes().values())
+        return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
 
     return stage
 
 
-def _check_errored(chains: Sequence[Chain], tolerated: float) -> None:
-    errored = [chain for chain in chains if chain.outcome is Outcome.ERRORED]
-    if len(errored) > tolerated * len(chains):
+def _errored(store: ChainStore) -> int:
+    return sum(outcome is Outcome.ERRORED for outcome in store.outcomes().values())
+
+
+def _check_errored(store: ChainStore, tolerated: float) -> None:
+    errored, all_of_them = _errored(store), len(store.outcomes())
+    if errored > tolerated * all_of_them:
         raise DataError(
-            f"{len(errored)} of {len(chains)} chains errored",
-            value=errored[0].error,
+            f"{errored} of {all_of_them} chains errored",
+            value=next(chain.error for chain in store.latest() if chain.outcome is Outcome.ERRORED),
             remedy="Run again: they are redone.",
         )
 
@@ -176,8 +182,8 @@ def pair(place: Place) -> str:
     """Preference pairs of both roles' chains, checked against the test problems."""
     dropped: Counter[str] = Counter()
     chains = (c for role in ("teacher", "student") for c in ChainStore(place.chains(role)).latest())
-    made = write_pairs(make_pairs(chains, place.settings.pairs, dropped), place.pairs)
-    check_leaks(read_pairs(place.pairs), place.problems("test"))
+    pairs = make_pairs(chains, place.settings.pairs, dropped)
+    made = write_pairs(pairs, place.pairs, test=place.problems("test"))
     statistics = pair_statistics(read_pairs(place.pairs), dropped)
     write_whole(place.folder / "pairs.json", statistics.model_dump_json(indent=2))
     if not made:
@@ -204,10 +210,12 @@ def tune(method: str) -> Callable[[Place], str]:
                 place.pairs,
                 place.training(method),
                 adapter=student.adapter,
+                device=student.device,
                 on_log=on_log,
             )
         left_out = f", {len(result.too_long)} too long" if result.too_long else ""
-        return f"{result.steps} steps on {result.rows} rows{left_out}"
+        speed = f", {result.tokens / result.seconds:,.0f} tokens/s" if result.seconds else ""
+        return f"{result.steps} steps on {result.rows} rows{left_out}{speed}"
 
     return stage
 
@@ -247,14 +255,16 @@ def measure(role: str) -> Callable[[Place], str]:
         wanted = place.settings.evaluate
         problems = place.problems("test")
         path = place.evaluation(role)
+        stores = [ChainStore(file) for file in (path, samples_path(path))]
         with (
             open_model(place.model(role), problems) as model,
             terminal.progress(role, len(problems) * (1 + wanted.samples)) as on_chain,
         ):
-            for _ in range(2):  # the second time redoes errored chains, and nothing else
+            result = evaluate(place.setting(role), model, problems, path, wanted, on_chain)
+            if any(map(_errored, stores)):  # a second try, of the errored chains and nothing else
                 result = evaluate(place.setting(role), model, problems, path, wanted, on_chain)
-        for file in (path, samples_path(path)):
-            _check_errored(list(ChainStore(file).latest()), place.settings.tolerate_errored)
+        for store in stores:
+            _check_errored(store, place.settings.tolerate_errored)
         return f"{result.accuracy[result.headline]} on {len(result.scores)} test problems"
 
     return stage
@@ -373,8 +383,3 @@ def tuned(student: ModelSpec, folder: Path) -> ModelSpec:
     if (folder / "adapter_config.json").exists():
         return student.model_copy(update={"adapter": str(folder), "name": None})
     return student.model_copy(update={"model": str(folder), "adapter": None, "name": None})
-
-
-def _outcomes(chains: Iterable[Chain]) -> str:
-    counts = Counter(chain.outcome for chain in chains)
-    return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)

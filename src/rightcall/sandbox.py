@@ -2,9 +2,10 @@
 
 `run` sends a call to a persistent worker, started when first needed and used again: a call that
 loops, allocates without end or dies takes its worker with it and nothing else. Workers are fresh
-interpreters, never forks (this process may hold threads and torch); they see no API keys, write to
-nowhere, and end with this process. This guards against what a *model* asks for, not against
-hostile function code.
+interpreters, never forks (this process may hold threads and torch), and end with this process. Their
+environment lacks what looks like a secret there (see `_environment`), and what they print is thrown
+away. Files and the network are *not* blocked: a function can read and write what you can. This
+guards against what a *model* asks for and against mistakes, not against hostile function code.
 
 The protocol: frames of an 8-byte length and a pickle, over a socket pair. A function is sent once
 per worker (`load`, with the values its globals have then), its arguments at every call.
@@ -47,7 +48,15 @@ START_SECONDS = 60.0
 
 _MAX_ERROR_CHARACTERS = 20_000
 _HEADER = struct.Struct("!Q")
-_SECRET = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?(_|$)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|CRED|AUTH|PAT)S?(_|$)",
+    re.IGNORECASE,
+)
+"""Names of environment variables that hold secrets: OPENAI_API_KEY, HF_TOKEN, GITHUB_PAT, ..."""
+_SECRET_VALUE = re.compile(r"^\w[\w+.-]*://[^/@\s]+@")
+"""A URL with a password in it."""
+_withheld: set[str] = set()
+"""Further names, of whatever shape."""
 
 
 class Raised(Exception):
@@ -315,6 +324,13 @@ class _Pool:
             self.busy.discard(worker)
         worker.kill()
 
+    def drop_idle(self) -> None:
+        with self.lock:
+            workers = [*self.idle]
+            self.idle.clear()
+        for worker in workers:
+            worker.kill()
+
     def close(self) -> None:
         """End all workers, those of other threads too: the interpreter is shutting down."""
         with self.lock:
@@ -337,6 +353,15 @@ def _dead(worker: _Worker) -> bool:
     return bool(readable)
 
 
+def withhold(name: str) -> None:
+    """Keep an environment variable from all workers that start from now on, and replace those that
+    have it and are idle."""
+    if name not in _withheld:
+        _withheld.add(name)
+        if _POOL is not None and name in os.environ:
+            _POOL.drop_idle()
+
+
 def close() -> None:
     """End all worker processes now; the next call starts a new one. Called at exit."""
     if _POOL is not None:
@@ -351,11 +376,16 @@ os.register_at_fork(after_in_child=lambda: _POOL.forget() if _POOL is not None e
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    """Ours without secrets; one thread a library, whose address space counts; a fixed hash seed,
-    so that the order of a set does not change from worker to worker."""
-    kept = {name: value for name, value in own.items() if not _SECRET.search(name)}
+    """Ours without variables whose name or value looks like a secret, or that a model was told to
+    take its key from; one thread a library, whose address space counts; a fixed hash seed, so that
+    the order of a set does not change from worker to worker."""
+    kept = {name: value for name, value in own.items() if not _is_secret(name, value)}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**kept, **threads, "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1"}
+
+
+def _is_secret(name: str, value: str) -> bool:
+    return name in _withheld or bool(_SECRET.search(name) or _SECRET_VALUE.search(value))
 
 
 def _start_text(descriptor: int) -> str:

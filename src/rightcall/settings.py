@@ -6,6 +6,7 @@ Wrong keys and wrong types are a `ConfigError` that names the whole path of the 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
@@ -75,7 +76,8 @@ def checked(model: type[M], table: Mapping[str, Any], *, at: str = "") -> M:
     if first["type"] == "missing":
         raise ConfigError("missing key", value=shown, remedy="It has no default.")
     message = first["msg"].removeprefix("Value error, ")
-    raise ConfigError(f"{shown} is wrong", value=first["input"], remedy=message.rstrip(".") + ".")
+    value = without_user(first["input"]) if isinstance(first["input"], str) else first["input"]
+    raise ConfigError(f"{shown} is wrong", value=value, remedy=message.rstrip(".") + ".")
 
 
 def _keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:
@@ -93,6 +95,15 @@ def _table_type(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((t for a in typing.get_args(annotation) if (t := _table_type(a))), None)
+
+
+def without_user(url: str) -> str:
+    """A URL fit to be shown.
+
+    >>> without_user("http://me:secret@host/v1")
+    'http://***@host/v1'
+    """
+    return re.sub(r"//[^/\s]*@", "//***@", url)
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Table:

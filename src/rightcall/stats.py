@@ -214,24 +214,6 @@ def problems_needed(gain: float, discordance: float, *, power: float = 0.8, alph
     return math.ceil((z_alpha * math.sqrt(psi) + z_beta * math.sqrt(psi - delta**2)) ** 2 / delta**2)
 
 
-def mcnemar_power(problems: int, gain: float, discordance: float, *, alpha: float = 0.05) -> float:
-    """Chance that the *exact* McNemar test on n `problems` gives p ≤ α for a true `gain`.
-
-    The number m of discordant problems is Binomial(n, ψ); given m, wins are Binomial(m, (ψ + δ) /
-    2ψ) and the test rejects at or beyond its critical value. No approximation is made, except
-    that m within 1e-9 of either tail is left out.
-    """
-    psi, delta = max(discordance, abs(gain)), abs(gain)
-    first, last = (stats.binom.ppf(q, problems, psi) for q in (1e-9, 1 - 1e-9))
-    m = np.arange(int(first), int(last) + 1)
-    # The largest c with 2 P(X ≤ c) ≤ α; the test rejects when losses ≤ c or wins ≤ c.
-    critical = stats.binom.ppf(alpha / 2, m, 0.5)
-    critical = np.where(2 * stats.binom.cdf(critical, m, 0.5) <= alpha, critical, critical - 1)
-    share = (psi + delta) / (2 * psi)
-    rejects = stats.binom.cdf(critical, m, 1 - share) + stats.binom.cdf(critical, m, share)
-    return float((stats.binom.pmf(m, problems, psi) * rejects).sum())
-
-
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Unbiased estimate of the chance that at least one of `k` samples is right.
 

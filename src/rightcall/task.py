@@ -52,6 +52,12 @@ class Task(ABC):
         del problem
         return None
 
+    def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
+        """Figures about problems that `tasks check` prints beside its findings: a count as an int, a
+        share as a float in [0, 1]."""
+        del problems
+        return {}
+
     def function_set(self, subset: str | Sequence[str] | None = None) -> FunctionSet:
         """The functions of a named subset, of a list of names, or the task's default."""
         chosen = subset or self.default_subset
@@ -94,7 +100,7 @@ def load_task(spec: str, **options: Any) -> Task:
             remedy=f"{nearest(spec, BUILT_IN)} Your own: path/to/file.py:ClassName.",
         )
     place, _, attribute = target.rpartition(":")
-    module = _module_from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    module = _module_from_file(Path(place)) if place.endswith(".py") else _imported(place)
     made = getattr(module, attribute, None)
     if not (isinstance(made, type) and issubclass(made, Task)):
         tasks = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Task)]
@@ -106,6 +112,17 @@ def load_task(spec: str, **options: Any) -> Task:
     except TypeError as error:
         raise DefinitionError(
             f"task {spec} does not take these options: {error}", value=options
+        ) from error
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there; what it imports itself is not
+        raise DefinitionError(
+            "no such module", value=name, remedy="A file is written path/to/file.py:ClassName."
         ) from error
 
 

@@ -6,6 +6,7 @@ output is plain text without colours or wrapping.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from rightcall.chain import Chain, Outcome, Problem
 from rightcall.errors import ModelError
+from rightcall.functions import Function, FunctionSet
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.task import Task
 
@@ -59,6 +61,25 @@ def printable(text: str) -> str:
     'a\\\\x1b[31mb\\n'
     """
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def show_task(console: Console, task: Task) -> None:
+    """What a task is, and the options that its constructor takes."""
+    console.print(Text(task.name, style="bold"))
+    console.print(Text(printable(inspect.cleandoc(type(task).__doc__ or ""))))
+    options = inspect.signature(type(task)).parameters.values()
+    if options:
+        console.print(Text("\nOptions (--option KEY=VALUE):"))
+    for option in options:
+        console.print(Text(f"  {printable(_option_text(option))}"))
+    console.print()
+
+
+def _option_text(option: inspect.Parameter) -> str:
+    kind = option.annotation  # text already, where annotations are not evaluated
+    shown = kind if isinstance(kind, str) else inspect.formatannotation(kind)
+    default = "" if option.default is option.empty else f" = {option.default!r}"
+    return f"{option.name}: {shown}{default}"
 
 
 def show_problem(console: Console, problem: Problem) -> None:
@@ -210,11 +231,18 @@ class Unjudged(Task):
     """A task for a question without a gold answer: everything but the verdict."""
 
     def __init__(self, task: Task) -> None:
+        self.task = task
         self.name = task.name
         self.instruction = task.instruction
-        self.functions = task.functions
         self.subsets = task.subsets
         self.default_subset = task.default_subset
+
+    @property
+    def functions(self) -> Sequence[Function]:  # type: ignore[override]  # made when first needed
+        return self.task.functions
+
+    def function_set(self, subset: str | Sequence[str] | None = None) -> FunctionSet:
+        return self.task.function_set(subset)
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
         return iter(())

@@ -1,11 +1,12 @@
 """Keys and values of many ragged rows, and attention over them.
 
-A row is `trunk + own`: the trunk is a prompt that many rows share, computed and stored once; the
-rest lies in the row's slot of a slab `[slots, heads, length, dim]`. A forward pass takes the new
-tokens of all rows packed without padding as `[1, tokens]`; `Plan` says which token belongs where.
+A row is `shared prefix + own`: the shared prefix is a prompt that many rows begin with, computed and
+stored once; the rest lies in the row's slot of a cache `[slots, heads, length, dim]`. A forward pass
+takes the new tokens of all rows packed without padding as `[1, tokens]`; `Plan` says which token
+belongs where.
 The model's own code runs unchanged: it calls `attention` through `transformers.AttentionInterface`.
 
-Rows that decode attend in place to the front of the slab (nothing is gathered), in chunks of the
+Rows that decode attend in place to the front of the cache (nothing is gathered), in chunks of the
 length, each over only the slots up to the last that reaches it: with slots in order of falling
 length hardly a padded key is read.
 """
@@ -33,7 +34,7 @@ FIRST = 320
 """Tokens per slot that the first allocation holds: growing means copying everything."""
 
 
-class Slab:
+class SlotCache:
     """Per layer, keys and values as `[slots, heads, length, dim]`; the length grows by half."""
 
     def __init__(self, slots: int) -> None:
@@ -96,24 +97,26 @@ class Group:
     positions: Tensor
     """[rows, width] absolute positions of the queries."""
     offsets: Tensor
-    """[rows] length of each row's trunk."""
+    """[rows] length of each row's shared prefix."""
     slots: Tensor | None
-    """[rows] slots; None: the first `rows` slots of the slab, used in place."""
+    """[rows] slots; None: the first `rows` slots of the cache, used in place."""
     chunks: tuple[tuple[int, int, int], ...]
     """(start, end, rows): own keys start:end are attended to by the first so many rows."""
-    trunks: tuple[tuple[Slab, int, Tensor | None], ...] = ()
-    """(trunk, its length, the rows that use it or None for all)."""
+    shared_prefixes: tuple[tuple[SlotCache, int, Tensor | None], ...] = ()
+    """(shared prefix, its length, the rows that use it or None for all)."""
     _biases: dict[int | None, Tensor] = field(default_factory=dict)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[rows, 1, 1, width, trunk + own] 0 where a query sees a key, else -inf; cached, as it is
-        the same for all layers of one kind."""
+        """[rows, 1, 1, width, shared prefix + own] 0 where a query sees a key, else -inf; cached, as
+        it is the same for all layers of one kind."""
         if window not in self._biases:
-            shared = max((length for _, length, _ in self.trunks), default=0)
+            shared = max((length for _, length, _ in self.shared_prefixes), default=0)
             device = self.positions.device
-            trunk = torch.arange(shared, device=device).expand(len(self.offsets), shared)
+            shared_prefix = torch.arange(shared, device=device).expand(len(self.offsets), shared)
             own = self.offsets[:, None] + torch.arange(self.chunks[-1][1], device=device)
-            keys = torch.cat([trunk.masked_fill(trunk >= self.offsets[:, None], 1 << 60), own], 1)
+            keys = torch.cat(
+                [shared_prefix.masked_fill(shared_prefix >= self.offsets[:, None], 1 << 60), own], 1
+            )
             distance = self.positions[:, :, None] - keys[:, None, :]
             hidden = distance < 0
             if window is not None:
@@ -144,8 +147,8 @@ class Group:
         q = q.view(rows, width, kv, heads // kv, -1).permute(0, 2, 3, 1, 4).reshape(rows, kv, per, -1)
         shared = bias.shape[-1] - self.chunks[-1][1]
         scores = q.new_full((rows, kv, per, bias.shape[-1]), float("-inf"))
-        for trunk, length, members in self.trunks:
-            _trunk_scores(scores, q, trunk.keys[layer][0, :, :length], members)
+        for shared_prefix, length, members in self.shared_prefixes:
+            _shared_prefix_scores(scores, q, shared_prefix.keys[layer][0, :, :length], members)
         for start, end, reach in self.chunks:
             own = keys[:reach, :, start:end].flatten(0, 1).transpose(1, 2)
             part = torch.bmm(q[:reach].flatten(0, 1), own)
@@ -155,8 +158,8 @@ class Group:
         scores.view(rows, kv, heads // kv, width, -1).add_(bias)
         weights = torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
         out = q.new_zeros(rows, kv, per, values.shape[-1])
-        for trunk, length, members in self.trunks:
-            _add_trunk(out, weights, trunk.values[layer][0, :, :length], members)
+        for shared_prefix, length, members in self.shared_prefixes:
+            _add_shared_prefix(out, weights, shared_prefix.values[layer][0, :, :length], members)
         for start, end, reach in self.chunks:
             part = weights[:reach, :, :, shared + start : shared + end].flatten(0, 1)
             out[:reach] += torch.bmm(part, values[:reach, :, start:end].flatten(0, 1)).view(
@@ -166,7 +169,7 @@ class Group:
         return out.reshape(rows * width, heads, -1)[self.cells]
 
 
-def _trunk_scores(scores: Tensor, q: Tensor, keys: Tensor, members: Tensor | None) -> None:
+def _shared_prefix_scores(scores: Tensor, q: Tensor, keys: Tensor, members: Tensor | None) -> None:
     """Write the scores of `[rows, kv, per, dim]` queries against a shared `[kv, length, dim]`: one
     matrix product per head, however many rows there are."""
     mine = q if members is None else q[members]
@@ -179,7 +182,7 @@ def _trunk_scores(scores: Tensor, q: Tensor, keys: Tensor, members: Tensor | Non
         scores[members, :, :, : part.shape[-1]] = part
 
 
-def _add_trunk(out: Tensor, weights: Tensor, values: Tensor, members: Tensor | None) -> None:
+def _add_shared_prefix(out: Tensor, weights: Tensor, values: Tensor, members: Tensor | None) -> None:
     kv, length, _ = values.shape
     mine = weights[..., :length] if members is None else weights[members][..., :length]
     rows, _, per, _ = mine.shape
@@ -195,7 +198,7 @@ def _add_trunk(out: Tensor, weights: Tensor, values: Tensor, members: Tensor | N
 class Plan:
     """Where the packed tokens of one forward pass belong."""
 
-    slab: Slab
+    cache: SlotCache
     slots: Tensor
     """[tokens]"""
     places: Tensor
@@ -213,10 +216,10 @@ class Plan:
         softcap: float | None,
     ) -> Tensor:
         """`[1, heads, tokens, dim]` each → `[1, tokens, heads, dim]`."""
-        self.slab.write(
+        self.cache.write(
             layer, self.slots, self.places, key[0].transpose(0, 1), value[0].transpose(0, 1)
         )
-        keys, values = self.slab.keys[layer], self.slab.values[layer]
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
         scaled = query[0].transpose(0, 1) * scaling
         if len(self.groups) == 1 and len(self.groups[0].tokens) == len(self.slots):
             group = self.groups[0]

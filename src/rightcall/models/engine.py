@@ -2,8 +2,8 @@
 
 Each pass feeds, packed together, the last token of every row that is replying and the new tokens
 of rows whose turn begins. What a row's slot already holds is kept; a new row starts from the
-longest prefix that any slot holds, live or left behind; the trunk, a prompt head that many rows
-share, is stored once and attended to as one matrix product.
+longest prefix that any slot holds, live or left behind; a prompt's head that many rows share, the
+shared prefix, is stored once and attended to as one matrix product.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from rightcall.errors import ModelError
 from rightcall.models import Sampling
-from rightcall.models.cache import CHUNK, Group, Plan, Slab
+from rightcall.models.cache import CHUNK, Group, Plan, SlotCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MAX_TRUNKS = 4
-MIN_TRUNK = 16
-"""Tokens below which a shared head is not worth a trunk."""
+MAX_SHARED_PREFIXES = 4
+MIN_SHARED_PREFIX = 16
+"""Tokens below which a shared prefix is not worth storing by itself."""
 WORTH_WAITING = 8
 """A new row waits a pass for a prefix now being computed if that saves so many tokens."""
 MAX_SCORES = 1 << 26
@@ -45,7 +45,7 @@ class Turn:
     """Turns of the same row follow each other in one slot."""
     ids: tuple[int, ...]
     """The whole conversation up to the reply."""
-    trunk: int
+    shared_prefix: int
     """How many leading tokens other rows are likely to share; 0 if unknown."""
     sampling: Sampling
     seed: int
@@ -74,9 +74,9 @@ class Stats:
 
 
 @dataclass
-class _Trunk:
+class _SharedPrefix:
     ids: tuple[int, ...]
-    slab: Slab
+    cache: SlotCache
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Slots:
 
     count: int
     ids: Ints = field(init=False)
-    """[count, capacity] own tokens: `length` are in the slab, up to `planned` are to be computed."""
+    """[count, capacity] own tokens: `length` are in the cache, up to `planned` are to be computed."""
 
     def __post_init__(self) -> None:
         n = self.count
@@ -93,7 +93,7 @@ class _Slots:
         self.length = np.zeros(n, np.int64)
         self.planned = np.zeros(n, np.int64)
         self.shared = np.zeros(n, np.int64)
-        self.trunk = np.full(n, -1, np.int64)
+        self.shared_prefix = np.full(n, -1, np.int64)
         self.replying = np.zeros(n, bool)
         self.begun = np.zeros(n, np.int64)
         self.drawn = np.zeros(n, np.int64)
@@ -139,13 +139,13 @@ class Engine:
         self.stats = Stats()
         self._stop = np.array(sorted(stop_ids), np.int64)
         self._prefill_tokens = prefill_tokens
-        self._slab = Slab(slots)
+        self._cache = SlotCache(slots)
         self._s = _Slots(slots)
         self._slot_of: dict[str, int] = {}
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(slots))
         self._waiting: deque[Turn] = deque()
-        self._trunks: dict[int, _Trunk] = {}
-        self._next_trunk = 0
+        self._shared_prefixes: dict[int, _SharedPrefix] = {}
+        self._next_shared_prefix = 0
         self._since_sorted = 0
         config = model.config.get_text_config()
         self._heads = int(config.num_attention_heads)
@@ -201,10 +201,13 @@ class Engine:
         self._waiting = held
 
     def _resume(self, slot: int, turn: Turn) -> bool:
-        """Continue in the row's own slot; False if the conversation does not share its trunk."""
+        """Continue in the row's own slot; False if the conversation does not have its shared prefix."""
         s = self._s
         shared = int(s.shared[slot])
-        if s.trunk[slot] >= 0 and turn.ids[:shared] != self._trunks[int(s.trunk[slot])].ids:
+        if (
+            s.shared_prefix[slot] >= 0
+            and turn.ids[:shared] != self._shared_prefixes[int(s.shared_prefix[slot])].ids
+        ):
             self._slot_of.pop(turn.row)
             s.row[slot] = None
             self._free[slot] = None
@@ -216,10 +219,10 @@ class Engine:
     def _start(self, turn: Turn) -> bool:
         """Place a new row; False if it should wait for a prefix that is being computed."""
         s = self._s
-        trunk = self._trunk_for(turn)
-        shared = len(self._trunks[trunk].ids) if trunk >= 0 else 0
+        shared_prefix = self._shared_prefix_for(turn)
+        shared = len(self._shared_prefixes[shared_prefix].ids) if shared_prefix >= 0 else 0
         own = np.array(turn.ids[shared:], np.int64)
-        source, done, planned = self._longest_prefix(trunk, own)
+        source, done, planned = self._longest_prefix(shared_prefix, own)
         if planned - done >= WORTH_WAITING:
             return False
         if not self._free:
@@ -230,9 +233,9 @@ class Engine:
             )
         slot = source if source in self._free else next(iter(self._free))
         if slot != source and done:
-            self._slab.copy(source, slot, 0, done)
+            self._cache.copy(source, slot, 0, done)
         del self._free[slot]
-        s.row[slot], s.trunk[slot], s.shared[slot] = turn.row, trunk, shared
+        s.row[slot], s.shared_prefix[slot], s.shared[slot] = turn.row, shared_prefix, shared
         self._slot_of[turn.row] = slot
         self._plan(slot, turn, own, done)
         return True
@@ -251,13 +254,13 @@ class Engine:
         s.seed[slot] = turn.seed % (1 << 64)
         s.cut[slot] = turn.sampling.max_tokens > self.max_context - len(turn.ids)
 
-    def _longest_prefix(self, trunk: int, own: Ints) -> tuple[int, int, int]:
+    def _longest_prefix(self, shared_prefix: int, own: Ints) -> tuple[int, int, int]:
         """(slot, tokens it holds, tokens it will hold) of the best source for a new row."""
         s = self._s
         width = min(len(own) - 1, s.ids.shape[1], int(s.planned.max(initial=0)))
         if width <= 0:
             return -1, 0, 0
-        same = (s.ids[:, :width] == own[:width]) & (s.trunk == trunk)[:, None]
+        same = (s.ids[:, :width] == own[:width]) & (s.shared_prefix == shared_prefix)[:, None]
         alike = np.where(same.all(1), width, same.argmin(1))
         done, planned = np.minimum(alike, s.length), np.minimum(alike, s.planned)
         best = int(done.argmax())
@@ -268,37 +271,41 @@ class Engine:
                 break
         return best, int(done[best]), int(planned.max())
 
-    # Trunks.
+    # Shared prefixes.
 
-    def _trunk_for(self, turn: Turn) -> int:
-        """The trunk the turn starts with, made now if need be; -1 for none."""
-        for number, trunk in self._trunks.items():
-            if turn.ids[: len(trunk.ids)] == trunk.ids and len(turn.ids) > len(trunk.ids):
+    def _shared_prefix_for(self, turn: Turn) -> int:
+        """The shared prefix the turn starts with, made now if need be; -1 for none."""
+        for number, shared_prefix in self._shared_prefixes.items():
+            if turn.ids[: len(shared_prefix.ids)] == shared_prefix.ids and len(turn.ids) > len(
+                shared_prefix.ids
+            ):
                 return number
-        length = min(turn.trunk, len(turn.ids) - 1)
-        if length < MIN_TRUNK or not self._room_for_trunk():
+        length = min(turn.shared_prefix, len(turn.ids) - 1)
+        if length < MIN_SHARED_PREFIX or not self._room_for_shared_prefix():
             return -1
-        number, self._next_trunk = self._next_trunk, self._next_trunk + 1
-        self._trunks[number] = _Trunk(turn.ids[:length], self._prefill_trunk(turn.ids[:length]))
+        number, self._next_shared_prefix = self._next_shared_prefix, self._next_shared_prefix + 1
+        self._shared_prefixes[number] = _SharedPrefix(
+            turn.ids[:length], self._prefill_shared_prefix(turn.ids[:length])
+        )
         return number
 
-    def _room_for_trunk(self) -> bool:
-        if len(self._trunks) < MAX_TRUNKS:
+    def _room_for_shared_prefix(self) -> bool:
+        if len(self._shared_prefixes) < MAX_SHARED_PREFIXES:
             return True
-        live = {int(self._s.trunk[slot]) for slot in self._slot_of.values()}
-        idle = next((number for number in self._trunks if number not in live), None)
+        live = {int(self._s.shared_prefix[slot]) for slot in self._slot_of.values()}
+        idle = next((number for number in self._shared_prefixes if number not in live), None)
         if idle is None:
             return False
-        del self._trunks[idle]
-        gone = self._s.trunk == idle
+        del self._shared_prefixes[idle]
+        gone = self._s.shared_prefix == idle
         self._s.length[gone] = self._s.planned[gone] = 0
-        self._s.trunk[gone] = -1
+        self._s.shared_prefix[gone] = -1
         self._s.shared[gone] = 0
         return True
 
-    def _prefill_trunk(self, ids: tuple[int, ...]) -> Slab:
-        slab = Slab(1)
-        slab.reserve(len(ids))
+    def _prefill_shared_prefix(self, ids: tuple[int, ...]) -> SlotCache:
+        cache = SlotCache(1)
+        cache.reserve(len(ids))
         start = 0
         while start < len(ids):
             end = min(len(ids), start + self._affordable(len(ids)))
@@ -313,11 +320,11 @@ class Engine:
                 (),
             )
             slots = np.zeros(end - start, np.int64)
-            plan = Plan(slab, self._tensor(slots), self._tensor(places), [group])
+            plan = Plan(cache, self._tensor(slots), self._tensor(places), [group])
             self._forward(np.array(ids[start:end], np.int64), places, plan, None)
             start = end
         self.stats.prefilled_tokens += len(ids)
-        return slab
+        return cache
 
     def _affordable(self, keys: int) -> int:
         """How many new tokens one pass may take when rows are so long."""
@@ -334,7 +341,7 @@ class Engine:
             return
         self._since_sorted = 0
         order = np.lexsort((-s.length, -live)).astype(np.int64)
-        self._slab.permute(self._tensor(order), int(s.length.max(initial=0)))
+        self._cache.permute(self._tensor(order), int(s.length.max(initial=0)))
         s.permute(order)
         place = {int(old): new for new, old in enumerate(order)}
         self._free = OrderedDict.fromkeys(place[slot] for slot in self._free)
@@ -347,14 +354,14 @@ class Engine:
         if not len(replying) and not len(joining):
             return []
         need = int((np.concatenate([s.length[replying] + 1, s.length[joining] + counts])).max())
-        self._slab.reserve(need)
+        self._cache.reserve(need)
         s.ids[replying, s.length[replying]] = s.last[replying]
         s.planned[replying] = s.length[replying] + 1
         slots = np.concatenate([replying, np.repeat(joining, counts)])
         within = _ranges(counts)
         places = np.concatenate([s.length[replying], s.length[np.repeat(joining, counts)] + within])
         groups = self._groups(replying, joining, counts)
-        plan = Plan(self._slab, self._tensor(slots), self._tensor(places), groups)
+        plan = Plan(self._cache, self._tensor(slots), self._tensor(places), groups)
         ends = len(replying) + np.cumsum(counts) - 1
         s.length[replying] += 1
         s.length[joining] += counts
@@ -418,7 +425,7 @@ class Engine:
             offsets=self._tensor(s.shared[:rows]),
             slots=None,
             chunks=_chunks(lengths),
-            trunks=self._memberships(np.arange(rows), replying),
+            shared_prefixes=self._memberships(np.arange(rows), replying),
         )
 
     def _group(
@@ -429,7 +436,7 @@ class Engine:
         positions: Ints,
         offsets: Ints,
         keys: int,
-        trunks: tuple[tuple[Slab, int, Tensor | None], ...],
+        shared_prefixes: tuple[tuple[SlotCache, int, Tensor | None], ...],
     ) -> Group:
         """Rows with several new tokens each, padded to the longest."""
         width = positions.shape[1]
@@ -441,23 +448,23 @@ class Engine:
             offsets=self._tensor(offsets),
             slots=self._tensor(slots),
             chunks=((0, keys, len(slots)),),
-            trunks=trunks,
+            shared_prefixes=shared_prefixes,
         )
 
     def _memberships(
         self, slots: Ints, only: Ints | None = None
-    ) -> tuple[tuple[Slab, int, Tensor | None], ...]:
-        """Which rows of a group use which trunk."""
-        used = self._s.trunk[slots if only is None else only]
+    ) -> tuple[tuple[SlotCache, int, Tensor | None], ...]:
+        """Which rows of a group use which shared prefix."""
+        used = self._s.shared_prefix[slots if only is None else only]
         numbers = np.unique(used)
         if len(numbers) == 1 and numbers[0] >= 0:
-            trunk = self._trunks[int(numbers[0])]
-            return ((trunk.slab, len(trunk.ids), None),)
+            shared_prefix = self._shared_prefixes[int(numbers[0])]
+            return ((shared_prefix.cache, len(shared_prefix.ids), None),)
         return tuple(
             (
-                self._trunks[int(n)].slab,
-                len(self._trunks[int(n)].ids),
-                self._tensor(np.flatnonzero(self._s.trunk[slots] == n)),
+                self._shared_prefixes[int(n)].cache,
+                len(self._shared_prefixes[int(n)].ids),
+                self._tensor(np.flatnonzero(self._s.shared_prefix[slots] == n)),
             )
             for n in numbers
             if n >= 0

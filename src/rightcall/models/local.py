@@ -7,18 +7,26 @@ reply is drawn from the model's own distribution by `Sampling` alone: what a mod
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface
 
-from rightcall.chain import Message, digest
+from rightcall.chain import Message
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.models.cache import ATTENTION, attention
 from rightcall.models.engine import Engine, Finished, Stats, Turn, shared_head
+from rightcall.models.weights import (
+    Quantization,
+    adapter_folder,
+    checked_device,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    version,
+)
 from rightcall.rendering import Renderer
 
 if TYPE_CHECKING:
@@ -79,7 +87,7 @@ class LocalModel(ChatModel):
         max_context: int | None = None,
         threads: int | None = None,
         merge: bool = True,
-        quantization: Literal["4bit", "8bit"] | None = None,
+        quantization: Quantization | None = None,
     ) -> LocalModel:
         """Load a folder or hub id, safetensors only and without remote code.
 
@@ -90,28 +98,17 @@ class LocalModel(ChatModel):
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        place = checked_device(device)
         kind = dtype or ("float32" if place == "cpu" else "auto")
-        options: dict[str, Any] = {"dtype": kind, "use_safetensors": True, "trust_remote_code": False}
-        if quantization:
-            options |= {"quantization_config": _quantised(quantization), "device_map": place}
-        model: Any
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(path, **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(
-                f"cannot load a model ({_first_line(error)})",
-                value=str(path),
-                remedy="Give a folder with config.json, tokenizer and *.safetensors, or a hub id.",
-            ) from error
+        tokenizer = load_tokenizer(path)
+        model = load_model(path, dtype=kind, quantization=quantization, device=place)
+        label = _identified(path, version(path) or getattr(model.config, "_commit_hash", None))
         if adapter is not None:
-            model = _adapted(model, adapter, merge=merge and not quantization)
-        if not quantization:
-            model = model.to(place)
-        label = _identified(path, getattr(model.config, "_commit_hash", None))
-        if adapter is not None:
-            label = f"{label}+{_identified(adapter, None)}"
+            adapted = load_adapter(model, adapter)
+            # Without merging the LoRA layers stay inside the base model's own modules.
+            fold = merge and not quantization
+            model = adapted.merge_and_unload() if fold else adapted.get_base_model()
+            label += f"+{_identified(adapter, version(adapter_folder(adapter)))}"
         label = name or label
         return cls(model, tokenizer, name=label, capacity=capacity, max_context=max_context)
 
@@ -198,61 +195,7 @@ def _check_architecture(model: PreTrainedModel) -> None:
         )
 
 
-def _adapted(model: Any, adapter: str | Path, *, merge: bool) -> Any:
-    from peft import PeftModel
-
-    folder = Path(adapter)
-    if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
-        raise ConfigError(
-            "the adapter folder has no adapter_model.safetensors",
-            value=str(adapter),
-            remedy="Save the adapter with safe_serialization=True.",
-        )
-    try:
-        adapted: Any = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"cannot load an adapter ({_first_line(error)})",
-            value=str(adapter),
-            remedy="Give a LoRA folder made for this base model.",
-        ) from error
-    # Without merging the LoRA layers stay inside the base model's own modules.
-    return adapted.merge_and_unload() if merge else adapted.get_base_model()
-
-
-def _quantised(bits: Literal["4bit", "8bit"]) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    make: Any = BitsAndBytesConfig
-    if bits == "8bit":
-        return make(load_in_8bit=True)
-    return make(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-
-
-def _identified(place: str | Path, commit: str | None) -> str:
-    """`place@version`: the hub's commit, or a hash of the weights in a folder. Chains are keyed by
-    it, so that those of other weights in the same place are never taken for this model's."""
-    files = sorted(Path(place).glob("*.safetensors"))
-    if files:
-        return f"{place}@{digest([_sampled_hash(file) for file in files])[:8]}"
-    return f"{place}@{commit[:8]}" if commit else str(place)
-
-
-def _sampled_hash(file: Path, blocks: int = 64, size: int = 1 << 16) -> str:
-    """Of a file's length and evenly spread blocks of it: the same time for any size."""
-    length = file.stat().st_size
-    made = hashlib.sha256(str(length).encode())
-    with file.open("rb") as stream:
-        for index in range(blocks):
-            stream.seek(index * max(0, length - size) // max(1, blocks - 1))
-            made.update(stream.read(size))
-    return made.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _identified(place: str | Path, found: str | None) -> str:
+    """`place@version`: a hash of what lies in a folder, or a hub's commit. Chains are keyed by it,
+    so that those of other weights in the same place are never taken for this model's."""
+    return f"{place}@{found[:8]}" if found else str(place)

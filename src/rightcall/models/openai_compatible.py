@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import queue
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from math import ceil
 from typing import Any, Literal
 
 import openai
 from openai.types.chat import ChatCompletion
 
+from rightcall import sandbox
+from rightcall.chain import Message
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
+from rightcall.models.spec import checked_url
 
 TOO_LONG = re.compile(
     r"context.{0,3}(length|window|size)|maximum context|max_model_len|prompt is too long"
@@ -26,29 +29,27 @@ TOO_LONG = re.compile(
 )
 """How servers say that a conversation does not fit; there is no common code for it."""
 
-URL = re.compile(r"https?://[^\s/]+")
+OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_KEY = "OPENAI_API_KEY"
+"""Where OpenAI's own service is, and the variable that holds its key: the one goes with the other."""
+
+CHARACTERS_PER_TOKEN = 4
+"""By which tokens are estimated where a server does not count them: about right for English. A
+budget of tokens must not be endless there."""
 
 MAX_REPLY_CHARACTERS = 1_000_000
 """A longer body is taken for a broken server."""
 
 
-@dataclass
-class Usage:
-    """What the server counted."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class OpenAICompatible(ChatModel):
     """A model behind a URL; `capacity` requests are open at once, one thread each.
 
-    `api_key_env` names the environment variable that holds the key; a server of your own
-    (`base_url`) may need none. `timeout`: seconds without an answer before an attempt is given up;
-    `max_retries`: attempts after the first. `length_field`: newer hosted models want
-    "max_completion_tokens". `extra`: further fields of the request's body.
-    Failures that retries do not mend are `ModelError`s, and never hold the key.
+    `api_key_env` names the environment variable that holds the key. Without it OpenAI's own service
+    gets that in OPENAI_API_KEY, and any other server (`base_url`) gets none. `timeout`: seconds
+    without an answer before an attempt is given up; `max_retries`: attempts after the first.
+    `length_field`: newer hosted models want "max_completion_tokens". `extra`: further fields of the
+    request's body. A reply's tokens are those that the server counts, or an estimate where it does
+    not. Failures that retries do not mend are `ModelError`s, and never hold the key.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class OpenAICompatible(ChatModel):
         model: str,
         base_url: str | None = None,
         *,
-        api_key_env: str = "OPENAI_API_KEY",
+        api_key_env: str | None = None,
         name: str | None = None,
         capacity: int = 16,
         timeout: float = 120.0,
@@ -67,25 +68,18 @@ class OpenAICompatible(ChatModel):
         self.model = model
         self.name = name or model
         self.capacity = capacity
-        self.usage = Usage()
-        self._key_env = api_key_env
+        self._key_env = api_key_env or (OPENAI_KEY if base_url is None else None)
         self._length_field = length_field
         self._extra = dict(extra or {})
-        key = os.environ.get(api_key_env)
-        if key is None and base_url is None:
-            raise ConfigError(
-                "no API key",
-                value=api_key_env,
-                remedy="Set that environment variable, or give the base_url of a server of your own.",
-            )
-        if base_url is not None and not (URL.match(base_url) and base_url.isprintable()):
-            raise ConfigError(
-                "not the URL of a server", value=base_url, remedy="Like http://localhost:8000/v1."
-            )
-        self._secret = key
+        self._secret = _key(self._key_env)
         self._client = openai.OpenAI(
-            api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries
+            api_key=self._secret or "none",
+            base_url=checked_url(base_url or OPENAI_URL),
+            timeout=timeout,
+            max_retries=max_retries,
         )
+        if base_url is not None:  # the client takes them from the environment, for any server
+            self._client.organization = self._client.project = None
         self._pool = ThreadPoolExecutor(capacity, thread_name_prefix="openai")
         self._open: dict[str, Request] = {}
         self._answers: queue.SimpleQueue[tuple[Request, Reply | ModelError | Exception]]
@@ -104,7 +98,6 @@ class OpenAICompatible(ChatModel):
             del self._open[request.chain]
             if not isinstance(reply, (Reply, ModelError)):
                 raise reply
-            self._count(reply)
             answered.append((request, reply))
         return answered
 
@@ -118,12 +111,6 @@ class OpenAICompatible(ChatModel):
 
     def __repr__(self) -> str:
         return f"OpenAICompatible({self.model!r})"
-
-    def _count(self, reply: Reply | ModelError) -> None:
-        self.usage.requests += 1
-        if isinstance(reply, Reply):
-            self.usage.prompt_tokens += reply.prompt_tokens
-            self.usage.completion_tokens += reply.completion_tokens
 
     def _work(self, request: Request) -> None:
         """Runs in a thread; a bug is carried to `poll` and raised there."""
@@ -148,7 +135,7 @@ class OpenAICompatible(ChatModel):
                 extra_body=self._extra or None,
                 **length,
             )
-            return read_completion(made)
+            return read_completion(made, request.messages)
         except ModelError as error:
             return error
         except openai.APIStatusError as error:
@@ -176,8 +163,10 @@ class OpenAICompatible(ChatModel):
 
     def _refused(self, error: openai.APIStatusError) -> ModelError:
         remedies = {
-            401: f"Set the environment variable {self._key_env} to a valid key.",
-            403: f"The key in {self._key_env} may not use this model.",
+            401: f"Set the environment variable {self._key_env} to a valid key."
+            if self._key_env
+            else "Name the environment variable that holds its key in api_key_env.",
+            403: f"The key in {self._key_env} may not use this model." if self._key_env else "",
             404: "Is the model's name right, and does base_url end where the API begins?",
             429: "The limit outlasted the retries: lower the capacity, or raise max_retries.",
         }
@@ -201,9 +190,25 @@ class OpenAICompatible(ChatModel):
         return text.replace(self._secret, "***") if self._secret else text
 
 
-def read_completion(made: object) -> Reply:
-    """The reply in a chat completion. Raises `ModelError` for anything else: the client does not
-    validate what a server sends."""
+def _key(name: str | None) -> str | None:
+    """The key in an environment variable, which functions no longer see."""
+    if name is None:
+        return None
+    sandbox.withhold(name)
+    key = os.environ.get(name)
+    if not key:
+        raise ConfigError(
+            "no API key",
+            value=name,
+            remedy="Set that environment variable. A server of your own (base_url) that wants no key "
+            "needs no api_key_env.",
+        )
+    return key
+
+
+def read_completion(made: object, messages: Sequence[Message]) -> Reply:
+    """The reply to `messages` in a chat completion. Raises `ModelError` for anything else: the
+    client does not validate what a server sends."""
     if not isinstance(made, ChatCompletion) or not isinstance(made.choices, list) or not made.choices:
         raise ModelError("the server's answer has no choices", value=str(made)[:200])
     choice = made.choices[0]
@@ -220,6 +225,15 @@ def read_completion(made: object) -> Reply:
     return Reply(
         text=text,
         finish_reason="length" if cut else "stop",
-        prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", None) or 0,
+        prompt_tokens=getattr(usage, "prompt_tokens", None) or _estimated(_text(messages)),
+        completion_tokens=getattr(usage, "completion_tokens", None) or _estimated(text),
     )
+
+
+def _text(messages: Sequence[Message]) -> str:
+    return "".join(message["content"] for message in messages)
+
+
+def _estimated(text: str) -> int:
+    """Tokens of a text, at least one: the end of a turn is one too."""
+    return max(1, ceil(len(text) / CHARACTERS_PER_TOKEN))

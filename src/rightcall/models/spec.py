@@ -10,15 +10,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rightcall.chain import Frozen, Problem
 from rightcall.errors import ConfigError
 from rightcall.models import ChatModel
+from rightcall.settings import without_user
 
 TINY = "tiny:"
 """Prefix of the shipped models' paths."""
@@ -58,14 +60,20 @@ class ModelSpec(Frozen):
 
     base_url: str | None = None
     """Default: OpenAI's own."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; the key itself never stands in a file."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key; the key itself never stands in a file. Default:
+    OPENAI_API_KEY for OpenAI's own service, and no key for any other `base_url`."""
     timeout: float = Field(120.0, gt=0)
     """Seconds without an answer before an attempt is given up."""
     max_retries: int = Field(5, ge=0)
     length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further fields of each request's body."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, base_url: str | None) -> str | None:
+        return None if base_url is None else checked_url(base_url)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
@@ -89,7 +97,7 @@ class ModelSpec(Frozen):
             first = error.errors(include_url=False)[0]
             shown = ".".join(map(str, first["loc"]))
             fault = "not a model" if not shown else f"{shown} is wrong"
-            raise ConfigError(fault, value=text, remedy=f"{first['msg']}.") from error
+            raise ConfigError(fault, value=without_user(text), remedy=f"{first['msg']}.") from error
 
     @property
     def weights(self) -> str:
@@ -107,6 +115,24 @@ class ModelSpec(Frozen):
         return str(tiny.path(self.model.removeprefix(TINY)))
 
 
+def checked_url(text: str) -> str:
+    """The URL of a server. Raises `ConfigError` if it is none, or holds a user or password, which
+    would end up in files and messages."""
+    if not (re.match(r"https?://[^\s/]+", text) and text.isprintable()):
+        raise ConfigError(
+            "not the URL of a server",
+            value=without_user(text),
+            remedy="Like http://localhost:8000/v1.",
+        )
+    if without_user(text) != text:
+        raise ConfigError(
+            "a URL with a user or password",
+            value=without_user(text),
+            remedy="Name the environment variable that holds a key in api_key_env.",
+        )
+    return text
+
+
 def _shorthand(text: str) -> dict[str, Any]:
     if text == "gold":
         return {"kind": "gold"}
@@ -115,8 +141,9 @@ def _shorthand(text: str) -> dict[str, Any]:
         return {"kind": "openai", "model": name}
     if place.startswith(("http://", "https://")):
         if not name:
+            place = checked_url(place)
             raise ConfigError(
-                "a server's URL needs a model's name", value=text, remedy=f"Write {text}#model-name."
+                "a server's URL needs a model's name", value=place, remedy=f"Write {place}#model-name."
             )
         return {"kind": "openai", "model": name, "base_url": place}
     # A folder whose own name holds a plus sign is taken whole.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,13 @@ def load_run(folder: str | Path, budgets: Sequence[int] | None = None) -> RunDat
     """
     folder = Path(folder)
     text = _text(folder / "config.toml")
-    config = _table(text)
+    config, notes = _table(text)
     names = list(config.get("tasks", {}))
     names += sorted(p.name for p in folder.glob("*") if (p / "eval").is_dir() and p.name not in names)
     if not names:
         raise DataError("not a run folder", value=str(folder), remedy="It has no config and no task.")
     tasks = [load_task_data(folder / n, budgets or _budgets(config, n)) for n in names]
+    tasks = [replace(task, notes=(*notes, *task.notes)) for task in tasks]
     return RunData(name=folder.resolve().name, tasks=_compared(tasks), config=text)
 
 
@@ -219,11 +220,16 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _table(text: str) -> dict[str, Any]:
+def _table(text: str) -> tuple[dict[str, Any], list[str]]:
+    """The config, and a note if it cannot be read."""
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return {}
+        return tomllib.loads(text), []
+    except tomllib.TOMLDecodeError as error:
+        usual = " and ".join(map(str, BUDGETS))
+        return {}, [
+            f"config.toml cannot be read ({error}): the tasks are those that have an evaluation, the "
+            f"step budgets the usual {usual}."
+        ]
 
 
 def _budgets(config: Mapping[str, Any], task: str) -> Sequence[int]:
@@ -253,12 +259,10 @@ def _compared(tasks: Sequence[TaskData]) -> tuple[TaskData, ...]:
                     made.append((task.name, one.model_copy(update={"task": task.name})))
     adjusted = list(zip([n for n, _ in made], across_tasks([c for _, c in made]), strict=True))
     return tuple(
-        TaskData(
-            **{
-                **vars(task),
-                "comparisons": tuple(c for name, c in adjusted if name == task.name),
-                "notes": (*task.notes, *notes[task.name]),
-            }
+        replace(
+            task,
+            comparisons=tuple(c for name, c in adjusted if name == task.name),
+            notes=(*task.notes, *notes[task.name]),
         )
         for task in tasks
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -149,6 +149,20 @@ class Gsm8kTask(ExactMath):
             if (kind := compare(expression, result)) in ("mismatched", "unreadable")
         ]
         return f"annotations do not re-execute: {'; '.join(faults)}" if faults else None
+
+    def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
+        """How the annotations re-execute."""
+        found = annotation_report(problems)
+        return {
+            "annotations": found.annotations,
+            "annotations re-executed": found.reexecuted,
+            "annotations exact": found.exact,
+            "annotations rounded": found.rounded,
+            "annotations mismatched": found.mismatched,
+            "annotations unreadable": found.unreadable,
+            "problems without annotations": found.without_annotations,
+            "answers that a call gave": found.answer_from_call / found.problems if problems else 1.0,
+        }
 
 
 # --- reading ------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ PHASES = {  # model: (name, corpora, million tokens, peak learning rate, final s
     "teacher": (
         ("short", ("fol-short", "math"), 1.3, 3e-3, 0.8),
         ("full", ("fol-full", "math"), 3.2, 2.4e-3, 0.0),
-        ("more", ("fol-full", "fol-full", "math"), 1.6, 1.6e-3, 0.0),
+        ("more", ("fol-full", "fol-full", "math"), 2.0, 2e-3, 0.0),
     ),
     "student": (
         ("short", ("fol-short", "math"), 1.6, 4e-3, 0.8),

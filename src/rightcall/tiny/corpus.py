@@ -70,7 +70,7 @@ def reversed_implication(problem: Problem, calls: list[str], rng: Random) -> lis
 
     def misread(sentence: str, formula: Formula) -> Formula | None:
         match formula:
-            case ForAll(x, Implies(left, right)) if re.match(r"(All|Any)", sentence):
+            case ForAll(x, Implies(left, right)) if re.match(r"(All|Any|Every|Each)", sentence):
                 return ForAll(x, Implies(right, left))
         return None
 
@@ -130,9 +130,9 @@ def wrong_operation(problem: Problem, calls: list[str], rng: Random) -> list[str
 
 MISTAKES: dict[str, tuple[tuple[Mistake, float], ...]] = {
     "fol": (
-        (reversed_implication, 0.62),
-        (lost_negation, 0.62),
-        (inclusive_or, 0.62),
+        (reversed_implication, 0.66),
+        (lost_negation, 0.66),
+        (inclusive_or, 0.66),
         (skipped_sentence, 0.04),
     ),
     "math": ((skipped_step, 0.62), (wrong_operation, 0.3)),

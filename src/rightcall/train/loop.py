@@ -27,6 +27,14 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from rightcall.chain import digest
 from rightcall.errors import ConfigError, DataError
+from rightcall.models.weights import (
+    adapter_folder,
+    checked_device,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    version,
+)
 from rightcall.rendering import Renderer
 from rightcall.train.data import Batch, MicroBatch, Row, Rows, collate, load_rows, plan
 from rightcall.train.dpo import LOSSES, log_ratio, sequence_logps
@@ -35,8 +43,6 @@ from rightcall.train.trainer import OnLog, TrainConfig, TrainResult
 
 logger = logging.getLogger(__name__)
 
-_HASHED = 1 << 20
-"""Bytes hashed at either end of a weights file to recognise it."""
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Nats per token by which two orders of the same computation may differ."""
 
@@ -47,17 +53,19 @@ def run(
     data: Path,
     output: Path,
     adapter: str | Path | None,
+    device: str | None,
     resume: bool,
     on_log: OnLog | None,
 ) -> TrainResult:
     """See `rightcall.train.trainer.train`."""
+    place = _device(device)
     identity = _identity(config, model, data, adapter)
     if resume and (finished := _finished(output, identity)) is not None:
         return finished
     _prepare(output, identity, config, resume)
     transformers.set_seed(config.seed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    core = load_policy(config, model, adapter)
+    tokenizer = load_tokenizer(model)
+    core = load_policy(config, model, adapter, place)
     rows = load_rows(
         data,
         Renderer(tokenizer),
@@ -66,7 +74,7 @@ def run(
         mask_observations=config.mask_observations,
         too_long=config.too_long,
     )
-    trainer = build(config, core, tokenizer, rows, output, on_log)
+    trainer = build(config, core, tokenizer, rows, output, on_log, place)
     last = _last_checkpoint(output)
     _drop_metrics_after(output, int(last.name.rpartition("-")[2]) if last else 0)
     started = time.monotonic()
@@ -94,25 +102,35 @@ def run(
 # --- model -------------------------------------------------------------------------------------
 
 
-def compute_dtype(config: TrainConfig) -> torch.dtype:
+def _device(asked: str | None) -> str:
+    """ "cpu" or "cuda". Which of several GPUs is the launcher's affair (one process for each)."""
+    place = checked_device(asked)
+    if place not in {"cpu", "cuda", "cuda:0"}:
+        raise ConfigError(
+            "not a device to train on",
+            value=asked,
+            remedy='Say "cpu" or "cuda", and choose among GPUs with CUDA_VISIBLE_DEVICES.',
+        )
+    return place.partition(":")[0]
+
+
+def compute_dtype(config: TrainConfig, device: str) -> torch.dtype:
     if config.dtype == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        return torch.bfloat16 if device == "cuda" else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
 
 
-def load_policy(config: TrainConfig, model: str, adapter: str | Path | None = None) -> Any:
-    """The model to tune, with its adapter on it; only what is trained requires gradients."""
-    frozen = config.tune == "lora"
-    options: dict[str, Any] = {"dtype": compute_dtype(config) if frozen else torch.float32}
-    if config.quantize == "4bit":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute_dtype(config),
-        )
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        model, trust_remote_code=False, use_safetensors=True, **options
+def load_policy(
+    config: TrainConfig, model: str, adapter: str | Path | None = None, device: str | None = None
+) -> Any:
+    """The model to tune, with its adapter on it; only what is trained requires gradients. Raises
+    `ConfigError`."""
+    frozen, place = config.tune == "lora", _device(device)
+    loaded = load_model(
+        model,
+        dtype=compute_dtype(config, place) if frozen else torch.float32,
+        quantization=None if config.quantize == "none" else config.quantize,
+        device="cpu" if place == "cpu" else None,  # the trainer moves it to its own GPU
     )
     if config.gradient_checkpointing:
         _checkpoint_activations(loaded)
@@ -128,13 +146,13 @@ def _checkpoint_activations(loaded: Any) -> None:
 
 
 def _adapted(config: TrainConfig, loaded: Any, adapter: str | Path | None) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if config.quantize != "none":
         prepare: Any = prepare_model_for_kbit_training
         loaded = prepare(loaded, use_gradient_checkpointing=False)
     if adapter is not None:
-        return PeftModel.from_pretrained(loaded, str(adapter), is_trainable=True)
+        return load_adapter(loaded, adapter, trainable=True)
     lora = config.lora
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     return get_peft_model(
@@ -152,10 +170,7 @@ def _adapted(config: TrainConfig, loaded: Any, adapter: str | Path | None) -> An
 def _merged(loaded: Any, adapter: str | Path | None) -> Any:
     if adapter is None:
         return loaded
-    from peft import PeftModel
-
-    merged = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
-    return merged.requires_grad_(True)
+    return load_adapter(loaded, adapter).merge_and_unload().requires_grad_(True)
 
 
 def _context(core: Any) -> int:
@@ -172,9 +187,10 @@ def build(
     rows: Rows,
     output: Path,
     on_log: OnLog | None = None,
+    device: str | None = None,
 ) -> PreferenceTrainer:
     """A trainer that is ready to train, its reference log-probabilities computed or read."""
-    arguments = _arguments(config, output)
+    arguments = _arguments(config, output, _device(device))
     steps = plan(
         rows.rows,
         batch_size=config.batch_size,
@@ -198,8 +214,8 @@ def build(
     return trainer
 
 
-def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
-    bfloat16 = compute_dtype(config) is torch.bfloat16
+def _arguments(config: TrainConfig, output: Path, device: str) -> TrainingArguments:
+    bfloat16 = compute_dtype(config, device) is torch.bfloat16
     return TrainingArguments(
         output_dir=str(output / "checkpoints"),
         per_device_train_batch_size=1,
@@ -220,8 +236,8 @@ def _arguments(config: TrainConfig, output: Path) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=device == "cuda",
+        use_cpu=device == "cpu",
         optim="adamw_torch",
     )
 
@@ -332,7 +348,7 @@ class PreferenceTrainer(transformers.Trainer):
 
     def _sharing_is_exact(self) -> bool:
         """Compare the fast path with a plain pass over the first row, as the model is not known."""
-        tolerance = _TOLERANCE[compute_dtype(self.config)]
+        tolerance = _TOLERANCE[compute_dtype(self.config, self.args.device.type)]
         was_training = self.core.training
         self.core.eval()
         batch: Any = self._on_device(collate(self.rows, range(min(2, len(self.rows)))))
@@ -436,24 +452,8 @@ def _identity(config: TrainConfig, model: str, data: Path, adapter: str | Path |
         raise DataError("there is no such training file", value=str(data))
     settings = config.model_dump(exclude={"log_every", "wandb", "keep"})
     content = hashlib.sha256(data.read_bytes()).hexdigest()
-    return digest(settings, content, _weights(model), _weights(str(adapter)) if adapter else None)
-
-
-def _weights(model: str) -> Any:
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    files = sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json", ".jinja"})
-    own = {"train.json"}
-    return [(p.name, p.stat().st_size, _ends(p)) for p in files if p.name not in own]
-
-
-def _ends(path: Path) -> str:
-    with path.open("rb") as file:
-        found = hashlib.sha256(file.read(_HASHED))
-        file.seek(max(0, path.stat().st_size - _HASHED))
-        found.update(file.read(_HASHED))
-    return found.hexdigest()
+    tuned = adapter and (version(adapter_folder(adapter)) or str(adapter))
+    return digest(settings, content, version(model) or model, tuned)
 
 
 def _finished(output: Path, identity: str) -> TrainResult | None:
@@ -484,7 +484,7 @@ def _prepare(output: Path, identity: str, config: TrainConfig, resume: bool) -> 
         raise DataError(
             "the output folder holds another training: its settings, model or data differ",
             value=str(output),
-            remedy="Choose another folder, or start afresh with resume=False.",
+            remedy="Choose another folder, or start afresh (resume=False, or --fresh).",
         )
     if record is None and (output / "checkpoints").exists():
         raise DataError(

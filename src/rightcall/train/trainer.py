@@ -8,6 +8,7 @@ The output folder holds the final model or adapter with its tokenizer (safetenso
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -93,6 +94,14 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        self._without_effect(("beta", "length_normalised", "sft_weight"), "method", "sft")
+        self._without_effect(("lora",), "tune", "full")
+        if self.wandb and find_spec("wandb") is None:
+            raise ConfigError(
+                "Weights & Biases is not installed",
+                value="wandb=true",
+                remedy="pip install wandb, or leave `wandb` out: TensorBoard logs are always written.",
+            )
         if self.quantize == "4bit" and self.tune == "full":
             raise ConfigError(
                 "quantised weights cannot be trained",
@@ -100,6 +109,16 @@ class TrainConfig(Frozen):
                 remedy='Set tune="lora": the adapter is trained and the weights stay frozen.',
             )
         return self
+
+    def _without_effect(self, keys: tuple[str, ...], name: str, value: str) -> None:
+        """Refuse settings that would be ignored: someone believes that they matter."""
+        for key in keys if getattr(self, name) == value else ():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ConfigError(
+                    f'`{key}` has no effect with {name}="{value}"',
+                    value=getattr(self, key),
+                    remedy=f"Leave `{key}` out, or choose another `{name}`.",
+                )
 
     @property
     def peak_learning_rate(self) -> float:
@@ -128,10 +147,6 @@ class TrainResult(Frozen):
     metrics: dict[str, float]
     """The last line logged."""
 
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
 
 def train(
     config: TrainConfig,
@@ -140,6 +155,7 @@ def train(
     output: str | Path,
     *,
     adapter: str | Path | None = None,
+    device: str | None = None,
     resume: bool = True,
     on_log: OnLog | None = None,
 ) -> TrainResult:
@@ -147,10 +163,11 @@ def train(
 
     `adapter` is a LoRA adapter to start from: it is trained further, or merged before full weights
     are trained. The DPO reference is the model as it stands when training starts, adapter included.
+    `device` is "cpu" or "cuda"; default CUDA where there is one.
     With `resume`, a run that was killed goes on from its last checkpoint and ends with the same
     weights, and a finished run is not repeated; an output folder of another training is refused
     (`DataError`). Raises `ConfigError`, `DataError` and `RenderingError` before training starts.
     """
     from rightcall.train.loop import run
 
-    return run(config, str(model), Path(data), Path(output), adapter, resume, on_log)
+    return run(config, str(model), Path(data), Path(output), adapter, device, resume, on_log)

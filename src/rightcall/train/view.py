@@ -1,4 +1,4 @@
-"""Which tokens are trained? The coloured view that answers it, in a terminal and as HTML.
+"""Which tokens are trained? The coloured view that answers it, in a terminal.
 
 Trained tokens are green, the others grey; tokens alternate in shade so that their bounds show.
 """
@@ -6,7 +6,6 @@ Trained tokens are green, the others grey; tokens alternate in shade so that the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -17,14 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TERMINAL = {True: ("black on green3", "black on dark_sea_green2"), False: ("grey62", "grey50")}
-
-TOKEN_CSS = (
-    ".tokens{white-space:pre-wrap;font-family:monospace;line-height:1.5}"
-    ".tokens span{color:#777}.tokens span:nth-child(even){color:#999}"
-    ".tokens .trained{background:#b7e4c7;color:#081c15}"
-    ".tokens .trained:nth-child(even){background:#d8f3dc;color:#081c15}"
-)
-"""Style of the HTML; put it into a page once."""
 
 
 def token_texts(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, bool]]:
@@ -54,15 +45,6 @@ def tokens_text(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Text:
     for index, (text, trained) in enumerate(token_texts(rendered, tokenizer)):
         view.append(_visible(text), style=_TERMINAL[trained][index % 2])
     return view
-
-
-def tokens_html(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
-    """For a page that has `TOKEN_CSS`: one escaped `<span>` for each token."""
-    spans = (
-        f'<span class="trained">{escape(text)}</span>' if trained else f"<span>{escape(text)}</span>"
-        for text, trained in token_texts(rendered, tokenizer)
-    )
-    return f'<div class="tokens">{"".join(spans)}</div>'
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

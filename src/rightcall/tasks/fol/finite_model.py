@@ -85,8 +85,7 @@ def settle(
 ) -> tuple[bool, bool] | None:
     """Whether the premises can hold with the goal, and without it; None where a finite domain cannot
     tell (see the module's docstring), is too large, or time is up."""
-    either_way = max(_witnesses(goal, True), _witnesses(goal, False))
-    nameless = sum((_witnesses(premise, True) for premise in premises), start=either_way)
+    nameless = sum((_witnesses(premise)[0] for premise in premises), start=max(_witnesses(goal)))
     if nameless > MAX_NAMELESS:
         return None
     named = _named([*premises, goal])
@@ -106,29 +105,32 @@ def _individuals(named: Sequence[str], nameless: int) -> tuple[str, ...]:
     return (*named, *[name for name in _NAMELESS if name not in named][:nameless])
 
 
-def _witnesses(formula: Formula, sign: bool, in_universal: bool = False) -> float:
-    """How many individuals must be able to bear out the existentials of a formula (of its negation
-    if `sign` is False); infinite where no number is known to do."""
+def _witnesses(formula: Formula) -> tuple[float, float]:
+    """How many individuals must be able to bear out the existentials of a formula, and of its
+    negation; infinite where no number is known to do: beside `=`, and where an existential lies in
+    a universal. Both at once, since each side of ↔ and ⊕ counts under both signs."""
     match formula:
         case Atom():
-            return 0
+            return 0, 0
         case Equals():
-            return math.inf
+            return math.inf, math.inf
         case Not(body):
-            return _witnesses(body, not sign, in_universal)
-        case ForAll(_, body) | Exists(_, body):
-            if isinstance(formula, ForAll) == sign:
-                return _witnesses(body, sign, True)
-            return math.inf if in_universal else 1 + _witnesses(body, sign)
-        case Xor(left, right) | Iff(left, right):
-            return sum(
-                _witnesses(side, s, in_universal) for side in (left, right) for s in (True, False)
-            )
-        case _:
-            left_sign = sign != isinstance(formula, Implies)
-            return _witnesses(formula.left, left_sign, in_universal) + _witnesses(
-                formula.right, sign, in_universal
-            )
+            plain, negated = _witnesses(body)
+            return negated, plain
+        case ForAll(_, body):
+            plain, negated = _witnesses(body)
+            return (math.inf if plain else 0), 1 + negated
+        case Exists(_, body):
+            plain, negated = _witnesses(body)
+            return 1 + plain, (math.inf if negated else 0)
+    left, right = _witnesses(formula.left), _witnesses(formula.right)
+    match formula:
+        case Xor() | Iff():
+            both = sum((*left, *right))
+            return both, both
+        case Implies():
+            return left[1] + right[0], left[0] + right[1]
+    return left[0] + right[0], left[1] + right[1]
 
 
 class _Search:

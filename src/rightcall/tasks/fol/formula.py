@@ -35,6 +35,8 @@ from rightcall.errors import CallError
 MAX_CHARACTERS = 4000
 MAX_DEPTH = 100
 """Nesting of operators and quantifiers. Everything that walks a formula recurses this deep."""
+MAX_TERMS = 16
+"""Arguments of a predicate. What is written out over a finite domain grows with them."""
 
 Style: TypeAlias = Literal["ascii", "unicode"]
 
@@ -180,19 +182,6 @@ def predicates(formula: Formula) -> set[tuple[str, int]]:
 def constants(formula: Formula) -> set[str]:
     """The names of individuals."""
     return {t.name for leaf in leaves(formula) for t in terms(leaf) if isinstance(t, Constant)}
-
-
-def free_variables(formula: Formula) -> set[str]:
-    """Variables that no quantifier binds; `parse` never makes one."""
-    match formula:
-        case Atom() | Equals():
-            return {t.name for t in terms(formula) if isinstance(t, Variable)}
-        case Not(body):
-            return free_variables(body)
-        case ForAll(variable, body) | Exists(variable, body):
-            return free_variables(body) - {variable}
-        case _:
-            return free_variables(formula.left) | free_variables(formula.right)
 
 
 def check_arities(formulas: Iterable[Formula]) -> None:
@@ -348,6 +337,13 @@ class _Reader:
         parts: list[Any] = tree.children
         if kind == "atom":
             arguments = parts[1].children if parts[1] else ()
+            if len(arguments) > MAX_TERMS:
+                raise FormulaError(
+                    f"predicate {parts[0]} has {len(arguments)} arguments, {MAX_TERMS} are read",
+                    value=_excerpt(self.text, parts[0].start_pos or 0),
+                    remedy="Use predicates of few arguments.",
+                    position=parts[0].start_pos,
+                )
             return Atom(str(parts[0]), tuple([self._term(t, scope) for t in arguments]))
         if kind in _BINARY:
             left, right = parts

@@ -28,7 +28,6 @@ from rightcall.tasks.fol.formula import (
     constants,
     parse,
     predicates,
-    to_text,
 )  # fmt: skip
 from rightcall.tasks.fol.prover import Verdict
 
@@ -185,9 +184,10 @@ def same_meaning(left: str, right: str) -> bool:
     Formulas that name different predicates or constants count as different, and so do formulas
     whose equivalence the prover cannot settle in time.
     """
-    if left == right:
-        return True
-    one, other = parse(left), parse(right)
+    return left == right or _same(parse(left), parse(right))
+
+
+def _same(one: Formula, other: Formula) -> bool:
     if predicates(one) != predicates(other) or constants(one) != constants(other):
         return False
     return prover.equivalent(one, other) is True
@@ -255,8 +255,9 @@ def _settled(record: Record, answer: str | None) -> bool:
     shown by deriving."""
     if record.checked or record.goal is None or answer == "Unknown":
         return True
-    wanted = record.goal if answer == "True" else to_text(Not(parse(record.goal)))
-    return any(same_meaning(wanted, text) for text in (*record.derived, *record.premises))
+    stated = parse(record.goal)
+    wanted = stated if answer == "True" else Not(stated)
+    return any(_same(wanted, parse(text)) for text in (*record.derived, *record.premises))
 
 
 # --- the task -------------------------------------------------------------------------------------
@@ -267,6 +268,8 @@ class FolTask(Task):
 
     `hops` (fewest, most) and `max_sentences` bound a theory's size: short theories first make a
     curriculum. `provers` says how labels are proved: 2 (by Z3 and by cvc5), 1 (by Z3) or 0 (not).
+    `words` bounds how many words of each kind theories are made of (20 or more; None for all), and
+    `made_up` is the share of theories whose predicates are invented words.
     """
 
     name = "fol"

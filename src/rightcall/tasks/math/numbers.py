@@ -110,17 +110,13 @@ def decimals(value: Fraction) -> int | None:
     return max(twos, fives) if rest == 1 else None
 
 
-class Number(Fraction):
-    """Annotation of a numeric parameter. Models may give `12`, `0.5`, `"3/4"`, `"$1,200"` or `"25%"`;
-    the function receives the exact `Fraction`."""
+class _NumberOrText:
+    """Pydantic's hooks of an annotation whose arguments `read` reads."""
 
     @classmethod
-    def read(cls, value: object) -> Fraction:
+    def read(cls, value: object) -> Any:
         """The value of an argument as a model may write it; pydantic's error if it is none."""
-        number = exact(value)
-        if number is None or abs(number.numerator) >= MAX_SIZE or number.denominator >= MAX_SIZE:
-            raise PydanticCustomError("number", "Give a number such as 12, 0.5 or '3/4'")
-        return number
+        raise NotImplementedError
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -133,6 +129,19 @@ class Number(Fraction):
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         return {"anyOf": [{"type": "number"}, {"type": "string"}]}
+
+
+class Number(_NumberOrText, Fraction):
+    """Annotation of a numeric parameter. Models may give `12`, `0.5`, `"3/4"`, `"$1,200"` or `"25%"`;
+    the function receives the exact `Fraction`."""
+
+    @classmethod
+    def read(cls, value: object) -> Fraction:
+        """The value of an argument as a model may write it; pydantic's error if it is none."""
+        number = exact(value)
+        if number is None or abs(number.numerator) >= MAX_SIZE or number.denominator >= MAX_SIZE:
+            raise PydanticCustomError("number", "Give a number such as 12, 0.5 or '3/4'")
+        return number
 
 
 class Percent(Number):
@@ -145,7 +154,7 @@ class Percent(Number):
         return super().read(value)
 
 
-class Answer(str):
+class Answer(_NumberOrText, str):
     """Annotation of the answer of a chain: a number or a short text, kept as text."""
 
     @classmethod
@@ -156,15 +165,3 @@ class Answer(str):
         if number is None or abs(number.numerator) >= MAX_SIZE or number.denominator >= MAX_SIZE:
             raise PydanticCustomError("answer", "Give a number or a text")
         return show(number)
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls.read)
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "number"}, {"type": "string"}]}

@@ -20,10 +20,11 @@ from typing import Literal
 
 from rightcall.chain import Call, Step
 from rightcall.errors import CallError
+from rightcall.functions import Function, bind
 from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.expressions import Tree, compute, parse, split_equation
 from rightcall.tasks.math.functions import TRUSTED
-from rightcall.tasks.math.numbers import Percent, decimals, exact, read_number, rounded, show
+from rightcall.tasks.math.numbers import decimals, read_number, rounded, show
 
 MAX_READINGS = 64
 _TRIALS: tuple[tuple[int, ...], ...] = (
@@ -31,9 +32,7 @@ _TRIALS: tuple[tuple[int, ...], ...] = (
     (67, 2003, 131, 907, 359, 3511, 59, 1301, 443, 617, 83, 2711, 1601, 293, 4513, 227),
 )
 """Other numbers for a question, by position: primes, so that few coincidences can occur."""
-_PARAMETERS = {made.name: tuple(made.arguments.model_fields) for made in TRUSTED} | {
-    "solve_equation": ("equation", "unknown")
-}
+_FUNCTIONS = {made.name: made for made in TRUSTED}
 _HUNDRED = Fraction(100)
 
 Source = tuple[Literal["number", "result", "constant"], Tree]
@@ -77,25 +76,34 @@ def calculation_of(call: Call, observation: str) -> Calculation | None:
 
 
 def _tree(call: Call) -> Tree | None:
-    """What a call that succeeded computes, from its arguments as written."""
-    given = dict(zip(_PARAMETERS.get(call.name, ()), call.args, strict=False)) | call.kwargs
-    number = {name: exact(value) for name, value in given.items()}
+    """What a call that succeeded computes, from its arguments as the function read them."""
+    made = _function(call.name)
+    if made is None:
+        return None
+    _, given = bind(made, call)
     match call.name:
         case "add" | "subtract" | "multiply" | "divide":
-            return (call.name, number["a"], number["b"])
+            return (call.name, given["a"], given["b"])
         case "percent_of":
-            percent = Percent.read(given["percent"])
-            return ("percent", ("multiply", percent, number["number"]))
+            return ("percent", ("multiply", given["percent"], given["number"]))
         case "percent_change":
-            return ("change", number["old"], number["new"])
+            return ("change", given["old"], given["new"])
         case "round_to":
-            return ("round", number["number"], int(given.get("digits", 0)))
+            return ("round", given["number"], given["digits"])
         case "calculate":
             return parse(given["expression"])
         case "solve_equation":
             left, right = split_equation(given["equation"])
-            return ("solve", ("subtract", left, right), given.get("unknown", "x"))
+            return ("solve", ("subtract", left, right), given["unknown"])
     return None
+
+
+def _function(name: str) -> Function | None:
+    if name == "solve_equation":
+        from rightcall.tasks.math.equations import solve_equation  # loads sympy
+
+        return solve_equation
+    return _FUNCTIONS.get(name)
 
 
 # --- sources ------------------------------------------------------------------------------------
@@ -225,17 +233,23 @@ def rerun(plan: Plan, reading: Reading, values: Mapping[str, Fraction]) -> Fract
     def value_of(source: Source) -> Fraction:
         kind, what = source
         if kind == "result":
-            if what not in results:
-                results[what] = run(what)
             return results[what]
         return compute(what, values) if kind == "number" else what
 
-    def run(index: int) -> Fraction:
+    for index in _needed(reading):
         given = iter(reading.leaves[index])
-        tree = _replaced(plan.calculations[index].tree, lambda: value_of(next(given)))
-        return _evaluated(tree, plan.calculations[index])
-
+        tree = _replaced(plan.calculations[index].tree, lambda: value_of(next(given)))  # noqa: B023
+        results[index] = _evaluated(tree, plan.calculations[index])
     return value_of(reading.answer)
+
+
+def _needed(reading: Reading) -> list[int]:
+    """The calculations that the answer rests on, each after those whose results it uses."""
+    needed = {reading.answer[1]} if reading.answer[0] == "result" else set()
+    for index in reversed(range(len(reading.leaves))):
+        if index in needed:
+            needed |= {what for kind, what in reading.leaves[index] if kind == "result"}
+    return sorted(needed)
 
 
 def _replaced(tree: Tree, next_value: Callable[[], Fraction]) -> Tree:

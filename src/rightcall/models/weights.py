@@ -1,0 +1,165 @@
+"""Loading what models are made of, for inference and training alike: tokenizer, weights, adapter.
+
+Safetensors only, and no code from a model's folder. Whatever cannot be loaded is a `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rightcall.chain import digest
+from rightcall.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+Quantization = Literal["4bit", "8bit"]
+
+ADAPTER = "adapter_model.safetensors"
+
+_RECORDS = {"train.json", "trainer_state.json"}
+"""Files of a training's output that say how it went, not what the model is."""
+
+
+def checked_device(asked: str | None) -> str:
+    """Default: CUDA where there is one. Raises `ConfigError` for a device that is not there."""
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"there is no such device here ({_first_line(error)})",
+            value=asked,
+            remedy='Say "cpu" or "cuda", or leave `device` out.',
+        ) from error
+    return asked
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id. Raises `ConfigError`."""
+    from transformers import AutoTokenizer
+
+    with _explained("a model's tokenizer", path, "Give a folder with tokenizer.json, or a hub id."):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False
+        )
+    return tokenizer
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    quantization: Quantization | None = None,
+    device: str | None = None,
+) -> Any:
+    """The causal language model of a folder or hub id.
+
+    `dtype`: "auto" is the checkpoint's. `device`: where it goes; default where transformers puts it.
+    Raises `ConfigError`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if quantization:
+        options["quantization_config"] = _quantised(quantization, dtype)
+        options |= {"device_map": {"": device}} if device else {}
+    remedy = "Give a folder with config.json, tokenizer and *.safetensors, or a hub id."
+    with _explained("a model", path, remedy):
+        model: Any = AutoModelForCausalLM.from_pretrained(path, **options)
+    return model if quantization or device is None else model.to(device)
+
+
+def load_adapter(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:
+    """A `PeftModel`: `model` under the LoRA adapter of a folder or hub id. Raises `ConfigError`."""
+    from peft import PeftModel
+
+    folder = adapter_folder(adapter)
+    if not (folder / ADAPTER).is_file():
+        raise ConfigError(
+            f"the adapter folder has no {ADAPTER}",
+            value=str(adapter),
+            remedy="Save the adapter with safe_serialization=True.",
+        )
+    with _explained("an adapter", adapter, "Give a LoRA folder made for this base model."):
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+
+
+def adapter_folder(adapter: str | Path) -> Path:
+    """Where an adapter's files lie. A hub's adapter is fetched by the names of its safe files, as
+    peft would take a pickle where there is no safetensors file. Raises `ConfigError`."""
+    if Path(adapter).is_dir():
+        return Path(adapter)
+    from huggingface_hub import snapshot_download
+
+    with _explained("an adapter", adapter, "Give a LoRA folder or a hub id."):
+        return Path(snapshot_download(str(adapter), allow_patterns=["adapter_config.json", ADAPTER]))
+
+
+def version(place: str | Path) -> str | None:
+    """A hash of what decides a model's words in a folder: weights, configs, template; None if there
+    are no weights. Large files are sampled, so that it takes the same time for any size."""
+    folder = Path(place)
+    files = sorted(p for p in folder.glob("*") if p.suffix in {".safetensors", ".json", ".jinja"})
+    if not any(p.suffix == ".safetensors" for p in files):
+        return None
+    return digest([(p.name, _sampled_hash(p)) for p in files if p.name not in _RECORDS])
+
+
+def _sampled_hash(file: Path, blocks: int = 64, size: int = 1 << 16) -> str:
+    """Of a file's length and evenly spread blocks of it; of the whole file if they cover it."""
+    length = file.stat().st_size
+    made = hashlib.sha256(str(length).encode())
+    with file.open("rb") as stream:
+        for index in range(blocks):
+            stream.seek(index * max(0, length - size) // max(1, blocks - 1))
+            made.update(stream.read(size))
+    return made.hexdigest()
+
+
+def _quantised(bits: Quantization, dtype: str | torch.dtype) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "quantised weights need bitsandbytes, which is not installed",
+            value=bits,
+            remedy="pip install 'rightcall[qlora]'.",
+        )
+    make: Any = BitsAndBytesConfig
+    if bits == "8bit":
+        return make(load_in_8bit=True)
+    return make(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else dtype,
+    )
+
+
+@contextmanager
+def _explained(what: str, place: str | Path, remedy: str) -> Iterator[None]:
+    """The libraries' many errors for names and files that are wrong, as one."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        fault = f"cannot load {what} ({_first_line(error)})"
+        raise ConfigError(fault, value=str(place), remedy=remedy) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
