@@ -197,7 +197,9 @@ def test_the_length_field_can_be_the_newer_one() -> None:
     assert "max_tokens" not in server.bodies[0]
 
 
-@pytest.mark.parametrize("fault", [fails(429), fails(500), fails(503), cuts], ids=["429", "500", "503", "cut"])
+@pytest.mark.parametrize(
+    "fault", [fails(429), fails(500), fails(503), cuts], ids=["429", "500", "503", "cut"]
+)
 def test_passing_faults_are_retried(fault: Callable[[Handler], None]) -> None:
     with FaultServer(fault, fault, says("ok")) as server:
         reply, _ = answer(server)
