@@ -204,3 +204,13 @@ def test_a_batch_scores_each_trained_token_from_the_position_before_it():
 
 def test_the_shared_prefix_ends_where_sequences_differ():
     assert collate([row_of(6, 1, first=1), row_of(6, 1, first=2)], [0, 1])["shared"] == 0
+
+
+def test_a_training_takes_the_pairs_of_the_strategies_it_names_and_says_what_there_is(
+    tmp_path, tokenizer
+):
+    path = write(tmp_path / "pairs.jsonl", *[pair(strategy=s) for s in ("chain", "step", "step")])
+    assert len(load(path, tokenizer).rows) == 3
+    assert len(load(path, tokenizer, strategies=("step",)).rows) == 2
+    with pytest.raises(DataError, match="'chain': 1, 'step': 2"):
+        load(path, tokenizer, strategies=("first",))

@@ -7,7 +7,8 @@ without a trained token, or a length beyond the limit never becomes a silently c
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +45,8 @@ class Record(BaseModel):
     """Sampled ids of each assistant turn, where known: tokens are then trained as they were said."""
     chosen_ids: TurnIds = ()
     rejected_ids: TurnIds = ()
+    strategy: str = ""
+    """How the pair was made, where it says so."""
 
     @model_validator(mode="before")
     @classmethod
@@ -166,8 +169,10 @@ def load_rows(
     max_length: int,
     mask_observations: bool = True,
     too_long: Literal["refuse", "drop"] = "refuse",
+    strategies: Collection[str] = (),
 ) -> Rows:
-    """The rows of a file, in its order, as tokens and train masks.
+    """The rows of a file, in its order, as tokens and train masks; only the pairs of `strategies`, if
+    any are named.
 
     A row longer than `max_length` tokens on either side is refused or dropped and named, never cut.
     SFT takes each conversation once.
@@ -176,7 +181,11 @@ def load_rows(
     left_out: list[str] = []
     seen: set[Rendered] = set()
     repeated = 0
+    met: Counter[str] = Counter()
     for name, record in read_records(path):
+        met[record.strategy] += 1
+        if strategies and record.strategy not in strategies:
+            continue
         row = Row(
             name,
             *(
@@ -199,7 +208,11 @@ def load_rows(
             remedy='Raise max_length, shorten the chains, or set too_long="drop" to leave them out.',
         )
     if not rows:
-        raise DataError("there is nothing to train on", value=str(path))
+        raise DataError(
+            "there is nothing to train on",
+            value=str(path),
+            remedy=f"Pairs by strategy: {dict(met)}; asked for: {sorted(strategies) or 'all'}.",
+        )
     return Rows(tuple(rows), tuple(left_out), repeated)
 
 

@@ -73,6 +73,7 @@ def run(
         max_length=config.max_length or _context(core),
         mask_observations=config.mask_observations,
         too_long=config.too_long,
+        strategies=config.strategies,
     )
     trainer = build(config, core, tokenizer, rows, output, on_log, place)
     last = _last_checkpoint(output)

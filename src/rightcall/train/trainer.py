@@ -47,6 +47,8 @@ class TrainConfig(Frozen):
     sft_weight: float = Field(0.0, ge=0)
     """Weight of the mean negative log-likelihood of the chosen tokens, added to the DPO loss."""
 
+    strategies: tuple[str, ...] = ()
+    """Train only on the pairs that these strategies made; on all of the file if empty."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak; if not given 2e-4 with LoRA, 2e-5 for full weights."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
