@@ -16,7 +16,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Where the models go.")] = Path(__file__).parent,
     threads: Annotated[int, typer.Option(help="Of torch.", min=1)] = 1,
 ) -> None:
-    """Train the tiny teacher and student from scratch: about an hour on two CPU cores."""
+    """Train the tiny teacher and student from scratch, phase by phase."""
     torch.set_num_threads(threads)
     build(work, output)
 
