@@ -19,3 +19,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the public data sets are not beside this repository")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's caches, nor another test's."""
+    monkeypatch.setenv("RIGHTCALL_CACHE", str(tmp_path_factory.mktemp("cache")))

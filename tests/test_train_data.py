@@ -2,12 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from rightcall.errors import ConfigError, DataError, RenderingError
+from rightcall.errors import DataError, RenderingError
 from rightcall.rendering import Rendered, Renderer
-from rightcall.train.data import Row, collate, load_rows, plan, read_records
+from rightcall.train.data import load_rows, read_records
 from tiny_models import build_tokenizer
 
 PROMPT = [
@@ -141,69 +139,6 @@ def test_a_malformed_line_is_named(tmp_path):
 def test_an_empty_file_is_refused(tmp_path, tokenizer):
     with pytest.raises(DataError, match="nothing to train on"):
         load(write(tmp_path / "p.jsonl"), tokenizer)
-
-
-def row_of(length: int, trained: int = 1, *, first: int = 0) -> Row:
-    mask = (False,) * (length - trained) + (True,) * trained
-    return Row("r", Rendered((first, *range(1, length)), mask))
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    lengths=st.lists(st.integers(2, 60), min_size=1, max_size=80),
-    batch_size=st.integers(1, 9),
-    per_step=st.integers(1, 5),
-    epochs=st.integers(1, 3),
-    seed=st.integers(0, 9),
-)
-def test_a_plan_takes_every_row_once_an_epoch_in_full_steps(
-    lengths, batch_size, per_step, epochs, seed
-):
-    rows = [row_of(length) for length in lengths]
-    arguments = {"batch_size": batch_size, "per_step": per_step, "epochs": epochs, "seed": seed}
-    if len(rows) < per_step:
-        with pytest.raises(ConfigError, match="fewer rows"):
-            plan(rows, **arguments)
-        return
-    made = plan(rows, **arguments)
-    assert made == plan(rows, **arguments)
-    assert sorted(i for batch in made for i in batch.rows) == sorted([*range(len(rows))] * epochs)
-    assert len(made) % (per_step * epochs) == 0
-    assert all(batch.rows for batch in made)
-    for first in range(0, len(made), per_step):
-        step = made[first : first + per_step]
-        assert {batch.step_rows for batch in step} == {sum(len(batch.rows) for batch in step)}
-
-
-def test_micro_batches_never_exceed_the_batch_size_unless_rows_are_too_few_to_fill_a_step():
-    rows = [row_of(5 + i % 7) for i in range(101)]
-    sizes = [len(batch.rows) for batch in plan(rows, batch_size=4, per_step=3, epochs=1, seed=0)]
-    assert max(sizes) <= 4
-    assert max(sizes) - min(sizes) <= 1
-
-
-def test_a_plan_puts_similar_lengths_together():
-    rows = [row_of(2 + (37 * i) % 200) for i in range(400)]
-    batches = plan(rows, batch_size=8, per_step=1, epochs=1, seed=0)
-    spread = [
-        max(rows[i].length for i in b.rows) - min(rows[i].length for i in b.rows) for b in batches
-    ]
-    assert sum(spread) / len(spread) < 40
-
-
-def test_a_batch_scores_each_trained_token_from_the_position_before_it():
-    rows = [row_of(6, 2, first=9), row_of(4, 1, first=9)]
-    batch = collate(rows, [0, 1])
-    assert batch["input_ids"].tolist() == [[9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 0, 0]]
-    assert batch["owner"].tolist() == [0, 0, 1]
-    assert batch["predictor"].tolist() == [3, 4, 2]
-    assert batch["target"].tolist() == [4, 5, 3]
-    assert batch["shared"] == 2, "the first predictor stands at 2"
-    assert batch["tokens"] == 10
-
-
-def test_the_shared_prefix_ends_where_sequences_differ():
-    assert collate([row_of(6, 1, first=1), row_of(6, 1, first=2)], [0, 1])["shared"] == 0
 
 
 def test_a_training_takes_the_pairs_of_the_strategies_it_names_and_says_what_there_is(

@@ -12,7 +12,8 @@ from trl import DPOConfig, DPOTrainer
 
 from rightcall.rendering import Renderer
 from rightcall.train.data import load_rows
-from rightcall.train.loop import build, load_policy
+from rightcall.train.loop import build
+from rightcall.train.policy import load_policy
 from rightcall.train.trainer import Lora, TrainConfig
 from tiny_models import build_tiny
 
@@ -77,7 +78,7 @@ def ours(config: TrainConfig, model: Path, data: Path, folder: Path):
     trainer = build(config, core, tokenizer, rows, folder)
     move(core)
     core.train()
-    (batch,) = trainer.get_train_dataloader()
+    ((batch,),) = (item["packs"] for item in trainer.get_train_dataloader())
     order = batch["rows"].argsort()
     loss, outputs = trainer.compute_loss(core, batch, return_outputs=True)
     loss.backward()
@@ -85,7 +86,9 @@ def ours(config: TrainConfig, model: Path, data: Path, folder: Path):
     return float(loss), logps[batch["chosen"]][order], logps[batch["rejected"]][order], gradients(core)
 
 
-def theirs(config: TrainConfig, model: Path, data: Path, folder: Path, weights: dict):
+def theirs(
+    config: TrainConfig, model: Path, data: Path, folder: Path, weights: dict, loss: str = "sigmoid"
+):
     core = transformers.AutoModelForCausalLM.from_pretrained(model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     transformers.set_seed(config.seed)
@@ -111,8 +114,9 @@ def theirs(config: TrainConfig, model: Path, data: Path, folder: Path, weights: 
             report_to=[],
             max_length=500,
             use_cpu=True,
-            loss_type=["sigmoid", "sft"],
+            loss_type=[loss, "sft"],
             loss_weights=[1.0, config.sft_weight],
+            label_smoothing=config.label_smoothing,
             disable_tqdm=True,
         ),
         train_dataset=load_dataset("json", data_files=str(data), split="train", cache_dir=str(folder)),
@@ -188,6 +192,32 @@ def test_loss_log_probabilities_and_gradients_agree_with_trl(
     record_property("gradients", worst)
     assert worst < CLOSE
     assert loss != pytest.approx(0.6931, abs=1e-2), "margins are away from zero, so the test can fail"
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+@pytest.mark.parametrize(
+    ("loss", "theirs_is", "settings"),
+    [
+        ("hinge", "hinge", {}),
+        ("robust", "robust", {"label_smoothing": 0.2}),
+        ("ipo", "ipo", {"length_normalised": True}),
+        ("sigmoid", "sigmoid_norm", {"length_normalised": True}),
+    ],
+)
+def test_every_loss_agrees_with_trl(tmp_path, loss, theirs_is, settings):
+    model = model_folder(tmp_path / "model")
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(p) + "\n" for p in pairs(observations=False)))
+    config = TrainConfig(tune="full", loss=loss, beta=BETA, batch_size=4, dtype="float32", **settings)
+    found, _, _, gradients_found = ours(config, model, data, tmp_path / "ours")
+    expected, _, _, gradients_expected = theirs(config, model, data, tmp_path / "theirs", {}, theirs_is)
+    assert found == pytest.approx(expected, rel=CLOSE)
+    scale = max(float(g.abs().max()) for g in gradients_expected.values())
+    assert scale > 0, "or nothing would be compared"
+    for name, gradient in gradients_expected.items():
+        assert float((gradients_found[name] - gradient).abs().max()) < CLOSE * scale, name
 
 
 def test_masking_observations_changes_the_loss_only_where_there_are_observations(tmp_path):

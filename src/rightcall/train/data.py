@@ -1,4 +1,4 @@
-"""Files of pairs or conversations → token rows → micro-batches → tensors.
+"""Files of pairs or conversations → token rows.
 
 A row is refused rather than mended: a prompt that is not a token prefix of its completion, a side
 without a trained token, or a length beyond the limit never becomes a silently cut or empty example.
@@ -6,28 +6,20 @@ without a trained token, or a length beyond the limit never becomes a silently c
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from rightcall.chain import Message
-from rightcall.errors import ConfigError, DataError, RenderingError
+from rightcall.chain import Message, digest
+from rightcall.errors import DataError, RenderingError
 from rightcall.pairs import TurnIds
 from rightcall.rendering import Rendered, Renderer
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Method = Literal["dpo", "sft"]
-
-_WINDOW = 8
-"""Rows of this many optimiser steps are sorted by length together: little padding, fresh order."""
 
 
 class Record(BaseModel):
@@ -47,6 +39,17 @@ class Record(BaseModel):
     rejected_ids: TurnIds = ()
     strategy: str = ""
     """How the pair was made, where it says so."""
+    task: str = ""
+    problem_id: str = ""
+
+    @property
+    def problem(self) -> str:
+        """What rows of one problem have in common, and with it most of their tokens."""
+        if self.problem_id:
+            return f"{self.task}/{self.problem_id}"
+        before = (*self.prompt, *self.messages)
+        first = next((i for i, m in enumerate(before) if m["role"] == "assistant"), len(before))
+        return digest([dict(m) for m in before[:first]])
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +91,8 @@ class Row:
     """Where it comes from, for messages to people: `pairs.jsonl, line 3`."""
     chosen: Rendered
     rejected: Rendered | None = None
+    problem: str = ""
+    """Rows of one problem are trained together."""
 
     @property
     def sequences(self) -> tuple[Rendered, ...]:
@@ -186,13 +191,11 @@ def load_rows(
         met[record.strategy] += 1
         if strategies and record.strategy not in strategies:
             continue
-        row = Row(
-            name,
-            *(
-                render_side(renderer, side, mask_observations=mask_observations, name=name)
-                for side in record.sides(method)
-            ),
+        chosen, *rejected = (
+            render_side(renderer, side, mask_observations=mask_observations, name=name)
+            for side in record.sides(method)
         )
+        row = Row(name, chosen, rejected[0] if rejected else None, record.problem)
         if row.length > max_length:
             left_out.append(name)
         elif method == "sft" and row.chosen in seen:
@@ -214,119 +217,3 @@ def load_rows(
             remedy=f"Pairs by strategy: {dict(met)}; asked for: {sorted(strategies) or 'all'}.",
         )
     return Rows(tuple(rows), tuple(left_out), repeated)
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Rows that go through the model together, and what their optimiser step holds in all: losses
-    are divided by the step's totals, so that every pair weighs the same whatever the batching."""
-
-    rows: tuple[int, ...]
-    step_rows: int
-    step_tokens: int
-    """Trained tokens on the chosen side of the whole optimiser step."""
-
-
-def plan(
-    rows: Sequence[Row],
-    *,
-    batch_size: int,
-    per_step: int,
-    epochs: int,
-    seed: int,
-    max_steps: int | None = None,
-) -> list[MicroBatch]:
-    """The whole training as a list: `per_step` micro-batches of at most `batch_size` rows for each
-    optimiser step, every row once an epoch, similar lengths together, sizes as even as can be.
-
-    The same arguments give the same list, so resuming is skipping.
-    """
-    if len(rows) < per_step:
-        raise ConfigError(
-            "there are fewer rows than micro-batches in one optimiser step",
-            value=f"{len(rows)} rows, {per_step} micro-batches",
-            remedy="Lower `accumulation`.",
-        )
-    generator = random.Random(f"plan/{seed}")
-    made: list[MicroBatch] = []
-    for _ in range(epochs):
-        batches = _epoch([row.length for row in rows], batch_size, per_step, generator)
-        for first in range(0, len(batches), per_step):
-            step = batches[first : first + per_step]
-            inside = [i for batch in step for i in batch]
-            tokens = sum(sum(rows[i].chosen.trained) for i in inside)
-            made += [MicroBatch(tuple(batch), len(inside), tokens) for batch in step]
-    return made if max_steps is None else made[: max_steps * per_step]
-
-
-def _epoch(
-    lengths: Sequence[int], batch_size: int, per_step: int, generator: random.Random
-) -> list[list[int]]:
-    count = len(lengths)
-    steps = min(-(-count // (batch_size * per_step)), count // per_step)
-    batches = steps * per_step
-    order = generator.sample(range(count), count)
-    window = _WINDOW * batch_size * per_step
-    for first in range(0, count, window):
-        order[first : first + window] = sorted(order[first : first + window], key=lengths.__getitem__)
-    cuts = [count * i // batches for i in range(batches + 1)]
-    made = [order[start:end] for start, end in pairwise(cuts)]
-    generator.shuffle(made)
-    return made
-
-
-class Batch(TypedDict):
-    """Sequences side by side, padded on the right, and the positions that are scored."""
-
-    input_ids: Tensor
-    """[sequences, length]"""
-    owner: Tensor
-    """[trained tokens]: the sequence of each trained token."""
-    predictor: Tensor
-    """[trained tokens]: the position before it, whose hidden state predicts it."""
-    target: Tensor
-    """[trained tokens]: its id."""
-    chosen: Tensor
-    """[rows]: which sequences are chosen."""
-    rejected: Tensor
-    """[rows], or [0] for SFT: which sequences are rejected."""
-    rows: Tensor
-    """[rows]: indices of the rows, as the reference is looked up by."""
-    shared: int
-    """Length of the prefix that all sequences share, short of the first predictor."""
-    tokens: int
-    """Tokens of the sequences without padding."""
-
-
-def collate(rows: Sequence[Row], indices: Sequence[int], pad: int = 0) -> Batch:
-    """Tensors of the rows at `indices`: first all chosen, then all rejected sequences."""
-    import torch
-
-    picked = [rows[i] for i in indices]
-    sequences = [row.chosen for row in picked] + [r.rejected for r in picked if r.rejected is not None]
-    longest = max(len(s.ids) for s in sequences)
-    ids = torch.full((len(sequences), longest), pad, dtype=torch.long)
-    for line, sequence in enumerate(sequences):
-        ids[line, : len(sequence.ids)] = torch.tensor(sequence.ids)
-    places = [(line, t) for line, s in enumerate(sequences) for t, on in enumerate(s.trained) if on]
-    owner, position = torch.tensor(places).unbind(-1)
-    return Batch(
-        input_ids=ids,
-        owner=owner,
-        predictor=position - 1,
-        target=ids[owner, position],
-        chosen=torch.arange(len(picked)),
-        rejected=torch.arange(len(picked), len(sequences)),
-        rows=torch.tensor(list(indices)),
-        shared=_shared(sequences),
-        tokens=sum(len(s.ids) for s in sequences),
-    )
-
-
-def _shared(sequences: Sequence[Rendered]) -> int:
-    first_predictor = min(s.trained.index(True) for s in sequences) - 1
-    ids = [s.ids for s in sequences]
-    low, high = min(ids), max(ids)  # what the smallest and the largest share, all share
-    same: Iterable[bool] = (a == b for a, b in zip(low, high, strict=False))
-    length = next((i for i, equal in enumerate(same) if not equal), min(len(low), len(high)))
-    return min(length, first_predictor)

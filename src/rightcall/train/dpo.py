@@ -13,20 +13,42 @@ The log-probability of a completion is the sum over its *trained* tokens: the mo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
+class _TokenLogps(torch.autograd.Function):
+    """Log-softmax at the targets. The gradient overwrites the logits: nothing else reads them, and a
+    second array as large as the vocabulary times all tokens is what memory is short of."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        wide = logits.float()
+        total = torch.logsumexp(wide, dim=-1)
+        ctx.save_for_backward(logits, targets, total)
+        return wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        logits, targets, total = ctx.saved_tensors
+        made = logits.float() if logits.dtype != torch.float32 else logits.detach()
+        made.sub_(total.unsqueeze(-1)).exp_().mul_(-grad.unsqueeze(-1))
+        made.scatter_add_(-1, targets.unsqueeze(-1), grad.unsqueeze(-1))
+        return made.to(logits.dtype), None
+
+
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probability of each target under its own row of logits, in float32.
 
-    `logits` [tokens, vocabulary], `targets` [tokens] of ids → [tokens].
+    `logits` [tokens, vocabulary], `targets` [tokens] of ids → [tokens]. The backward pass uses the
+    memory of `logits`.
     """
-    logits = logits.float()
-    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return picked - torch.logsumexp(logits, dim=-1)
+    made: Tensor = _TokenLogps.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return made
 
 
 def sequence_logps(logps: Tensor, owner: Tensor, sequences: int) -> tuple[Tensor, Tensor]:
@@ -46,10 +68,44 @@ def log_ratio(policy: Tensor, reference: Tensor, tokens: Tensor | None = None) -
     return ratio if tokens is None else ratio / tokens
 
 
-def sigmoid_loss(margin: Tensor, beta: float) -> Tensor:
-    """−log σ(β · margin): eq. 7 of Rafailov et al. (2023), for each pair. [pairs] → [pairs]."""
+def sigmoid_loss(margin: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
+    """−log σ(β · margin): eq. 7 of Rafailov et al. (2023). [pairs] → [pairs], as all of them."""
+    del smoothing
     return -logsigmoid(beta * margin)
 
 
-LOSSES: dict[str, Callable[[Tensor, float], Tensor]] = {"sigmoid": sigmoid_loss}
-"""Name → loss of each pair, from its margin [pairs] and β. To add one: a function and a line."""
+def ipo_loss(margin: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
+    """(margin − 1/2β)²: eq. 17 of Azar et al., "A General Theoretical Paradigm to Understand Learning
+    from Human Preferences" (2023, arXiv 2310.12036), whose τ is β. The square grows with the length of
+    a completion: `length_normalised` is how its authors report it."""
+    del smoothing
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+def hinge_loss(margin: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
+    """max(0, 1 − β · margin): Zhao et al., "SLiC-HF" (2023, arXiv 2305.10425), with the margin of DPO
+    as in eq. 11 of Liu et al. (2023, arXiv 2309.06657)."""
+    del smoothing
+    return torch.relu(1 - beta * margin)
+
+
+def robust_loss(margin: Tensor, beta: float, smoothing: float) -> Tensor:
+    """Unbiased when a share ε (`smoothing`) of the preferences is the wrong way round:
+
+        (−(1−ε) log σ(β · margin) + ε log σ(−β · margin)) / (1 − 2ε)
+
+    eq. 12 of Chowdhury et al., "Provably Robust DPO" (2024, arXiv 2403.00409).
+    """
+    kept, flipped = -logsigmoid(beta * margin), -logsigmoid(-beta * margin)
+    return ((1 - smoothing) * kept - smoothing * flipped) / (1 - 2 * smoothing)
+
+
+Loss = Callable[[Tensor, float, float], Tensor]
+
+LOSSES: dict[str, Loss] = {
+    "sigmoid": sigmoid_loss,
+    "ipo": ipo_loss,
+    "hinge": hinge_loss,
+    "robust": robust_loss,
+}
+"""Name → loss of each pair, from its margin [pairs], β and ε. To add one: a function and a line."""

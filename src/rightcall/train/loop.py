@@ -1,24 +1,25 @@
 """What `train` does, on `transformers.Trainer` through its public hooks.
 
-Load model and rows → reference log-probabilities in one pass (no second model in memory) → the
-plan of micro-batches → optimiser steps → save. Everything random comes from the seed, and the plan
-is a list, so a resumed run repeats nothing and skips nothing.
+Load model and rows → prove the layout of the tokens on the first micro-batch → reference
+log-probabilities in one pass (no second model in memory) → the plan of micro-batches → optimiser
+steps → save. Everything random comes from the seed, and the plan is a list, so a resumed run repeats
+nothing and skips nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,25 +27,41 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from rightcall.chain import digest
-from rightcall.errors import ConfigError, DataError
-from rightcall.models.weights import (
-    adapter_folder,
-    checked_device,
-    load_adapter,
-    load_model,
-    load_tokenizer,
-    version,
-)
+from rightcall.errors import ConfigError
+from rightcall.models.weights import adapter_folder, load_tokenizer, version
 from rightcall.rendering import Renderer
-from rightcall.train.data import Batch, MicroBatch, Row, Rows, collate, load_rows, plan
+from rightcall.train.attention import ATTENTION, CannotPack, Kernel
+from rightcall.train.batches import Batch, MicroBatch, collate, collate_tree, packs, plan
+from rightcall.train.data import Row, Rows, load_rows
 from rightcall.train.dpo import LOSSES, log_ratio, sequence_logps
-from rightcall.train.scoring import batch_logps, check
+from rightcall.train.folder import (
+    checkpoints,
+    drop_metrics_after,
+    finished,
+    identity,
+    last_checkpoint,
+    leave_only_models,
+    prepare,
+    write_record,
+)
+from rightcall.train.policy import compute_dtype, context_window, load_policy, training_device
+from rightcall.train.reference import Key, ReferenceCache, cache_folder, key
+from rightcall.train.scoring import (
+    entry_logps,
+    head_error,
+    padded_entries,
+    tree_attention,
+    try_tree,
+    why_not_packed,
+)
 from rightcall.train.trainer import OnLog, TrainConfig, TrainResult
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Nats per token by which two orders of the same computation may differ."""
+_SAMPLED = 2
+"""Rows of a cached reference that are computed again at each use."""
 
 
 def run(
@@ -58,34 +75,40 @@ def run(
     on_log: OnLog | None,
 ) -> TrainResult:
     """See `rightcall.train.trainer.train`."""
-    place = _device(device)
-    identity = _identity(config, model, data, adapter)
-    if resume and (finished := _finished(output, identity)) is not None:
-        return finished
-    _prepare(output, identity, config, resume)
+    place = training_device(device)
+    inputs = identity(config, model, data, adapter)
+    if resume and (before := finished(output, inputs)) is not None:
+        return before
+    prepare(output, inputs, config, resume)
     transformers.set_seed(config.seed)
     tokenizer = load_tokenizer(model)
+    if adapter is not None and config.reference == "adapter_off":
+        raise ConfigError(
+            "an adapter that training starts from is part of the reference and cannot be switched off",
+            value=str(adapter),
+            remedy='Set reference="precomputed".',
+        )
     core = load_policy(config, model, adapter, place)
     rows = load_rows(
         data,
         Renderer(tokenizer),
         method=config.method,
-        max_length=config.max_length or _context(core),
+        max_length=config.max_length or context_window(core),
         mask_observations=config.mask_observations,
         too_long=config.too_long,
         strategies=config.strategies,
     )
-    trainer = build(config, core, tokenizer, rows, output, on_log, place)
-    last = _last_checkpoint(output)
-    _drop_metrics_after(output, int(last.name.rpartition("-")[2]) if last else 0)
+    base = _base(config, model, adapter, place)
+    trainer = build(config, core, tokenizer, rows, output, on_log, place, base)
+    last = last_checkpoint(output)
+    drop_metrics_after(output, int(last.name.rpartition("-")[2]) if last else 0)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = time.monotonic() - started
     trainer.save_model(str(output))
-    (output / "training_args.bin").unlink(missing_ok=True)  # a pickle, and train.json says the same
     result = TrainResult(
         output=output,
-        checkpoints=tuple(_checkpoints(output)),
+        checkpoints=tuple(checkpoints(output)),
         steps=trainer.state.global_step,
         rows=len(rows.rows),
         too_long=rows.too_long,
@@ -96,86 +119,19 @@ def run(
         metrics=trainer.logged,
     )
     if trainer.is_world_process_zero():
-        _write_record(output, identity, config, result)
+        write_record(output, inputs, config, result)
+        leave_only_models(output)
     return result
 
 
-# --- model -------------------------------------------------------------------------------------
-
-
-def _device(asked: str | None) -> str:
-    """ "cpu" or "cuda". Which of several GPUs is the launcher's affair (one process for each)."""
-    place = checked_device(asked)
-    if place not in {"cpu", "cuda", "cuda:0"}:
-        raise ConfigError(
-            "not a device to train on",
-            value=asked,
-            remedy='Say "cpu" or "cuda", and choose among GPUs with CUDA_VISIBLE_DEVICES.',
-        )
-    return place.partition(":")[0]
-
-
-def compute_dtype(config: TrainConfig, device: str) -> torch.dtype:
-    if config.dtype == "auto":
-        return torch.bfloat16 if device == "cuda" else torch.float32
-    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-
-
-def load_policy(
-    config: TrainConfig, model: str, adapter: str | Path | None = None, device: str | None = None
-) -> Any:
-    """The model to tune, with its adapter on it; only what is trained requires gradients. Raises
-    `ConfigError`."""
-    frozen, place = config.tune == "lora", _device(device)
-    loaded = load_model(
-        model,
-        dtype=compute_dtype(config, place) if frozen else torch.float32,
-        quantization=None if config.quantize == "none" else config.quantize,
-        device="cpu" if place == "cpu" else None,  # the trainer moves it to its own GPU
-    )
-    if config.gradient_checkpointing:
-        _checkpoint_activations(loaded)
-    return _adapted(config, loaded, adapter) if frozen else _merged(loaded, adapter)
-
-
-def _checkpoint_activations(loaded: Any) -> None:
-    settings = {"use_reentrant": False}  # with frozen weights below the first adapter
-    if hasattr(loaded, "activation_checkpointing_enable"):
-        loaded.activation_checkpointing_enable(settings)
-    else:  # the name until transformers 5.22
-        loaded.gradient_checkpointing_enable(settings)
-
-
-def _adapted(config: TrainConfig, loaded: Any, adapter: str | Path | None) -> Any:
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    if config.quantize != "none":
-        prepare: Any = prepare_model_for_kbit_training
-        loaded = prepare(loaded, use_gradient_checkpointing=False)
-    if adapter is not None:
-        return load_adapter(loaded, adapter, trainable=True)
-    lora = config.lora
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    return get_peft_model(
-        loaded,
-        LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        ),
-    )
-
-
-def _merged(loaded: Any, adapter: str | Path | None) -> Any:
-    if adapter is None:
-        return loaded
-    return load_adapter(loaded, adapter).merge_and_unload().requires_grad_(True)
-
-
-def _context(core: Any) -> int:
-    return int(getattr(core.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+def _base(config: TrainConfig, model: str, adapter: str | Path | None, place: str) -> str | None:
+    """What decides a reference log-probability beside the tokens; None if the weights are not at
+    hand to be told apart."""
+    weights, tuned = version(model), version(adapter_folder(adapter)) if adapter else ""
+    if weights is None or tuned is None:
+        return None
+    kind = compute_dtype(config, place)
+    return digest(weights, tuned, config.quantize, str(kind), place, torch.__version__)
 
 
 # --- trainer -----------------------------------------------------------------------------------
@@ -189,9 +145,11 @@ def build(
     output: Path,
     on_log: OnLog | None = None,
     device: str | None = None,
+    base: str | None = None,
 ) -> PreferenceTrainer:
-    """A trainer that is ready to train, its reference log-probabilities computed or read."""
-    arguments = _arguments(config, output, _device(device))
+    """A trainer that is ready to train, its reference log-probabilities computed or read. `base` names
+    the reference model in the cache; without it nothing is kept there."""
+    arguments = _arguments(config, output, training_device(device))
     steps = plan(
         rows.rows,
         batch_size=config.batch_size,
@@ -211,7 +169,7 @@ def build(
         callbacks=[_SaveEvery(every), _tensorboard(output)],
     )
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    trainer.equip(config, rows.rows, output, on_log)
+    trainer.equip(config, rows.rows, output, on_log, base)
     return trainer
 
 
@@ -239,6 +197,7 @@ def _arguments(config: TrainConfig, output: Path, device: str) -> TrainingArgume
         dataloader_num_workers=0,
         dataloader_pin_memory=device == "cuda",
         use_cpu=device == "cpu",
+        ddp_find_unused_parameters=False,
         optim="adamw_torch",
     )
 
@@ -268,31 +227,39 @@ class PreferenceTrainer(transformers.Trainer):
 
     config: TrainConfig
     rows: Sequence[Row]
-    reference: Tensor
-    """[rows, 2]: log π_ref of chosen and rejected; empty for SFT."""
+    reference: Tensor | None = None
+    """[rows, 2]: log π_ref of chosen and rejected; None for SFT, or where each step computes it."""
     reference_seconds: float = 0.0
-    share: bool = False
+    packing: Literal["tree", "padded"] = "padded"
+    """How tokens are laid out: as asked, or padded where the model cannot do it."""
     tokens: int = 0
     logged: dict[str, float]
     _sums: dict[str, Any]
 
     def equip(
-        self, config: TrainConfig, rows: Sequence[Row], output: Path, on_log: OnLog | None
+        self,
+        config: TrainConfig,
+        rows: Sequence[Row],
+        output: Path,
+        on_log: OnLog | None,
+        base: str | None,
     ) -> None:
-        """Give the trainer its rows, prove its fast path on the first of them, and compute the
-        reference with the model as it stands."""
+        """Give the trainer its rows, prove its layout on the first of them, and compute the reference
+        with the model as it stands."""
         self.config, self.rows, self.output, self.on_log = config, rows, output, on_log
         self.logged, self._sums, self._since = {}, {}, time.monotonic()
-        self.share = config.share_prefix and not config.gradient_checkpointing
         self.core = self.accelerator.unwrap_model(self.model)
-        self.share = self.share and self._sharing_is_exact()
-        if config.method == "dpo":
+        self._prove_head()
+        self.packing = self._proved_packing() if config.packing == "tree" else "padded"
+        if self.packing == "tree":
+            self.core.set_attn_implementation(ATTENTION)
+        if config.method == "dpo" and config.reference == "precomputed":
             started = time.monotonic()
-            self.reference = self._stored_reference().to(self.args.device)
+            self.reference = self._stored_reference(base).to(self.args.device)
             self.reference_seconds = time.monotonic() - started
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The plan in its order: one item is one micro-batch."""
+        """The plan in its order: one item is one micro-batch, as a list of packs."""
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_size=1,
@@ -303,14 +270,44 @@ class PreferenceTrainer(transformers.Trainer):
 
     def _collate(self, items: Sequence[MicroBatch]) -> dict[str, Any]:
         (item,) = items
-        batch = collate(self.rows, item.rows)
-        return {**batch, "step_rows": item.step_rows, "step_tokens": item.step_tokens}
+        totals = {"step_rows": item.step_rows, "step_tokens": item.step_tokens}
+        return {"packs": [{**batch, **totals} for batch in self._laid_out(item.rows)]}
+
+    def _laid_out(self, indices: Sequence[int]) -> Iterator[Batch]:
+        """The rows as one padded batch, or as trees of bounded size."""
+        if self.packing == "padded":
+            yield collate(self.rows, indices)
+            return
+        for part in packs(self.rows, indices, self.config.pack_tokens):
+            yield collate_tree(self.rows, part, self._kernel)
+
+    @property
+    def _kernel(self) -> Kernel:
+        chosen = self.config.tree_attention
+        if chosen == "auto":
+            return "flex" if self.args.device.type == "cuda" else "block"
+        return chosen
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward through one pack after the other: memory holds one at a time. Devices
+        exchange gradients after the last."""
+        *others, last = inputs["packs"]
+        total = torch.zeros((), device=self.args.device)
+        for pack in others:
+            with self.accelerator.no_sync(model):
+                total += super().training_step(model, pack, num_items_in_batch)
+        return total + super().training_step(model, last, num_items_in_batch)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Of forward and backward, attention left out: six for each parameter and token."""
+        computed: int = sum(pack["computed"] for pack in inputs["packs"])
+        return 6 * int(self.core.num_parameters()) * computed
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Sum over the micro-batch divided by the totals of its optimiser step, scaled so that the
-        division by micro-batches (trainer) and the mean over devices give the step's mean."""
+        """Sum over the pack divided by the totals of its optimiser step, scaled so that the division
+        by micro-batches (trainer) and the mean over devices give the step's mean."""
         del num_items_in_batch
         batch: Batch = inputs
         logps, lengths = self._scored(model, batch)
@@ -322,8 +319,9 @@ class PreferenceTrainer(transformers.Trainer):
         return (scaled, {"logps": logps}) if return_outputs else scaled
 
     def _scored(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        tokens = batch_logps(model, self.core, batch, share=self.share)
-        return sequence_logps(tokens, batch["owner"], len(batch["input_ids"]))
+        """Log-probability and number of trained tokens of each sequence."""
+        entries = entry_logps(model, self.core, batch)
+        return sequence_logps(entries, batch["owner"], len(batch["chosen"]) + len(batch["rejected"]))
 
     def _parts(self, batch: Batch, logps: Tensor, lengths: Tensor) -> list[tuple[Tensor, str, float]]:
         """The terms of the loss: values to be summed, what they are averaged over, their weight."""
@@ -332,80 +330,179 @@ class PreferenceTrainer(transformers.Trainer):
         if self.config.method == "sft":
             return [(*imitation, 1.0)]
         better, worse = self._log_ratios(batch, logps, lengths)
-        pairs = LOSSES[self.config.loss](better - worse, self.config.beta)
+        loss = LOSSES[self.config.loss]
+        pairs = loss(better - worse, self.config.beta, self.config.label_smoothing)
         terms: list[tuple[Tensor, str, float]] = [(pairs, "rows", 1.0)]
         return [*terms, (*imitation, self.config.sft_weight)] if self.config.sft_weight else terms
 
     def _log_ratios(self, batch: Batch, logps: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        reference = self.reference[batch["rows"]]
-        sides = (batch["chosen"], reference[:, 0]), (batch["rejected"], reference[:, 1])
+        sides = zip((batch["chosen"], batch["rejected"]), self._reference_of(batch), strict=True)
         better, worse = (
             log_ratio(logps[side], known, lengths[side] if self.config.length_normalised else None)
             for side, known in sides
         )
         return better, worse
 
-    # --- reference and proof ---
+    def _reference_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log π_ref of the chosen and of the rejected sequences of a batch."""
+        if self.reference is not None:
+            chosen, rejected = self.reference[batch["rows"]].unbind(-1)
+            return chosen, rejected
+        with torch.no_grad(), self.core.disable_adapter():
+            logps, _ = self._scored(self.core, batch)
+        return logps[batch["chosen"]], logps[batch["rejected"]]
 
-    def _sharing_is_exact(self) -> bool:
-        """Compare the fast path with a plain pass over the first row, as the model is not known."""
-        tolerance = _TOLERANCE[compute_dtype(self.config, self.args.device.type)]
+    # --- proof ---
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """Without gradients or dropout, in the precision of training."""
         was_training = self.core.training
         self.core.eval()
-        batch: Any = self._on_device(collate(self.rows, range(min(2, len(self.rows)))))
-        with self.compute_loss_context_manager():
-            plain = check(self.core, batch, share=False)
-            shared = check(self.core, batch, share=True) if self.share else 0.0
+        with torch.no_grad(), self.compute_loss_context_manager():
+            yield
         self.core.train(was_training)
-        if not plain <= tolerance:
+
+    def _prove_head(self) -> None:
+        """Scoring single positions must give what scoring all of them gives."""
+        batch = self._on_device(collate(self.rows, range(min(2, len(self.rows)))))
+        with self._measuring():
+            error = head_error(self.core, batch)
+        if not error <= self._tolerance:
             raise ConfigError(
                 "this model's head gives other log-probabilities for single positions than for all",
-                value=plain,
+                value=error,
                 remedy="Train another architecture, or report this one.",
             )
-        if not shared <= tolerance:
-            logger.warning("share_prefix is off: with this model it changes results by %g nats", shared)
-        return shared <= tolerance
+
+    def _proved_packing(self) -> Literal["tree", "padded"]:
+        """ "tree" if the model can, and its first micro-batch agrees with the padded layout; raises
+        `ConfigError` if it does not agree."""
+        first: MicroBatch = self.train_dataset[0]  # type: ignore[index]
+        self.packing = "tree"
+        reason = why_not_packed(self.core)
+        try:
+            if reason is None:
+                for batch in self._laid_out(first.rows):
+                    self._prove_tree(self._on_device(batch))
+        except CannotPack as refused:
+            reason = refused.fault
+        if reason is None:
+            return "tree"
+        name = type(self.core.get_base_model() if hasattr(self.core, "peft_config") else self.core)
+        logger.warning("%s is trained with packing=padded, not as trees: %s", name.__name__, reason)
+        return "padded"
+
+    def _prove_tree(self, batch: Any) -> None:
+        with self._measuring(), tree_attention(self.core):
+            found = try_tree(self.core, batch)
+        rows = (self._on_device(collate(self.rows, [i])) for i in batch["rows"].tolist())
+        with self._measuring():
+            expected = padded_entries(self.core, list(rows))
+        error = float((found - expected).abs().max())
+        if not error <= self._tolerance:
+            raise ConfigError(
+                "on its prefix tree this model gives other log-probabilities than on the sequences "
+                "one by one",
+                value=f"{error:.3g} nats at one token",
+                remedy='Set packing = "padded", and report the architecture.',
+            )
+
+    @property
+    def _tolerance(self) -> float:
+        return _TOLERANCE[compute_dtype(self.config, self.args.device.type)]
 
     def _on_device(self, batch: Batch) -> Any:
         device = self.args.device
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        return {k: v.to(device) if hasattr(v, "to") else v for k, v in batch.items()}
 
-    def _stored_reference(self) -> Tensor:
+    # --- reference ---
+
+    def _stored_reference(self, base: str | None) -> Tensor:
+        """[rows, 2], from the run's own file, or from the cache as far as it goes and computed for the
+        rest. The run's own file lets it resume where the cache is gone."""
         path = self.output / "reference.safetensors"
         if path.exists():
             stored = load_file(path)["logps"]
             if len(stored) == len(self.rows):
                 return stored
-        found = self._compute_reference()
+        cache = ReferenceCache(cache_folder(), base) if base and self.config.reference_cache else None
+        keys = [tuple(key(sequence) for sequence in row.sequences) for row in self.rows]
+        found = self._completed(keys, self._known(cache, keys))
         if self.is_world_process_zero():
             save_file({"logps": found}, path)
+            if cache is not None:
+                cache.add(
+                    dict(zip([k for pair in keys for k in pair], found.flatten().tolist(), strict=True))
+                )
         return found
 
-    @torch.no_grad()
-    def _compute_reference(self) -> Tensor:
-        """log π_ref of both sides of every row, by the model as it is: [rows, 2]."""
-        found = torch.zeros(len(self.rows), 2)
-        order = sorted(range(len(self.rows)), key=lambda i: self.rows[i].length)
-        was_training = self.core.training
-        self.core.eval()
-        for first in range(0, len(order), self.config.batch_size):
-            batch = self._on_device(collate(self.rows, order[first : first + self.config.batch_size]))
-            with self.compute_loss_context_manager():
-                logps, _ = self._scored(self.core, batch)
-            sides = torch.stack([logps[batch["chosen"]], logps[batch["rejected"]]], dim=1)
-            found[batch["rows"].cpu()] = sides.float().cpu()
-        self.core.train(was_training)
-        return found
+    def _known(self, cache: ReferenceCache | None, keys: Sequence[tuple[Key, ...]]) -> dict[Key, float]:
+        """What the cache knows, if a sample of it computed again agrees. The first process reads, for
+        all."""
+        shared: list[dict[Key, float]] = [{}]
+        if cache is not None and self.is_world_process_zero():
+            shared = [cache.read(k for pair in keys for k in pair)]
+        if self.args.world_size > 1:
+            broadcast_object_list(shared)
+        known = shared[0]
+        whole = [i for i, pair in enumerate(keys) if all(k in known for k in pair)]
+        sample = whole[:: max(1, len(whole) // _SAMPLED)][:_SAMPLED]
+        if not sample:
+            return known
+        again = self._reference_pass(sample)
+        for line, i in enumerate(sample):
+            for side, (k, sequence) in enumerate(zip(keys[i], self.rows[i].sequences, strict=True)):
+                error = abs(float(again[line, side]) - known[k]) / sum(sequence.trained)
+                if not error <= self._tolerance:
+                    logger.warning(
+                        "the cached reference log-probabilities are stale (%.3g nats a token off) "
+                        "and are computed anew: %s",
+                        error,
+                        cache.path if cache else "",
+                    )
+                    if cache is not None and self.is_world_process_zero():
+                        cache.forget()
+                    return {}
+        return known
+
+    def _completed(self, keys: Sequence[tuple[Key, ...]], known: dict[Key, float]) -> Tensor:
+        """The known values, and those of all other rows computed, each process its share."""
+        missing = [i for i, pair in enumerate(keys) if any(k not in known for k in pair)]
+        rank, world = self.args.process_index, self.args.world_size
+        mine = missing[rank::world]
+        computed = torch.zeros(len(keys), 2)
+        if mine:
+            computed[mine] = self._reference_pass(mine)
+        if world > 1:
+            computed = self.accelerator.reduce(computed.to(self.args.device), "sum").cpu()
+        for i in set(range(len(keys))) - set(missing):
+            computed[i] = torch.tensor([known[k] for k in keys[i]])
+        return computed
+
+    def _reference_pass(self, indices: Sequence[int]) -> Tensor:
+        """log π_ref of both sides of some rows, by the model as it is: [len(indices), 2]."""
+        made = torch.zeros(len(self.rows), 2)
+        order = sorted(indices, key=lambda i: (self.rows[i].problem, self.rows[i].length))
+        size = self.config.batch_size
+        with self._measuring():
+            for first in range(0, len(order), size):
+                for laid_out in self._laid_out(order[first : first + size]):
+                    batch = self._on_device(laid_out)
+                    logps, _ = self._scored(self.core, batch)
+                    sides = torch.stack([logps[batch["chosen"]], logps[batch["rejected"]]], dim=1)
+                    made[batch["rows"].cpu()] = sides.float().cpu()
+        return made[list(indices)]
 
     # --- metrics ---
 
     def _note(self, batch: Batch, logps: Tensor, lengths: Tensor) -> None:
-        self.tokens += batch["tokens"]
+        self.tokens += batch["raw"]
         chosen = batch["chosen"]
         add = partial(_accumulate, self._sums)
         add("rows", len(chosen))
-        add("tokens", batch["tokens"])
+        add("tokens", batch["raw"])
+        add("computed", batch["computed"])
         add("chosen_tokens", lengths[chosen].sum())
         add("logps/chosen", logps[chosen].sum())
         if self.config.method == "sft":
@@ -434,104 +531,13 @@ class PreferenceTrainer(transformers.Trainer):
     def _means(self) -> dict[str, float]:
         sums = {name: float(value) for name, value in self._sums.items()}
         rows, tokens, chosen = sums.pop("rows"), sums.pop("tokens"), sums.pop("chosen_tokens")
+        computed = sums.pop("computed")
         seconds = time.monotonic() - self._since
         means = {name: value / rows for name, value in sums.items()}
         means["nll/chosen"] = -sums["logps/chosen"] / chosen
-        return {**means, "tokens_per_second": tokens / max(seconds, 1e-9)}
+        speed = {"tokens_per_second": tokens / max(seconds, 1e-9), "sharing": tokens / computed}
+        return {**means, **speed}
 
 
 def _accumulate(sums: dict[str, Any], name: str, value: Any) -> None:
     sums[name] = sums.get(name, 0) + value
-
-
-# --- the output folder -------------------------------------------------------------------------
-
-
-def _identity(config: TrainConfig, model: str, data: Path, adapter: str | Path | None) -> str:
-    """What decides the result: settings, weights, data."""
-    if not data.is_file():
-        raise DataError("there is no such training file", value=str(data))
-    settings = config.model_dump(exclude={"log_every", "wandb", "keep"})
-    content = hashlib.sha256(data.read_bytes()).hexdigest()
-    tuned = adapter and (version(adapter_folder(adapter)) or str(adapter))
-    return digest(settings, content, version(model) or model, tuned)
-
-
-def _finished(output: Path, identity: str) -> TrainResult | None:
-    record = _record(output)
-    if record is None or record.get("identity") != identity or "result" not in record:
-        return None
-    return TrainResult.model_validate(
-        {**record["result"], "output": output, "checkpoints": tuple(_checkpoints(output))}
-    )
-
-
-def _record(output: Path) -> dict[str, Any] | None:
-    path = output / "train.json"
-    if not path.exists():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError("the training record cannot be read", value=str(path)) from error
-    return found
-
-
-def _prepare(output: Path, identity: str, config: TrainConfig, resume: bool) -> None:
-    """Make the folder ready: kept if it holds the same training, refused if it holds another,
-    emptied of its training if the caller starts afresh."""
-    record = _record(output)
-    if record is not None and resume and record.get("identity") != identity:
-        raise DataError(
-            "the output folder holds another training: its settings, model or data differ",
-            value=str(output),
-            remedy="Choose another folder, or start afresh (resume=False, or --fresh).",
-        )
-    if record is None and (output / "checkpoints").exists():
-        raise DataError(
-            "the output folder holds checkpoints that no training record belongs to",
-            value=str(output),
-            remedy="Choose another folder.",
-        )
-    if record is None or not resume:
-        for name in ("checkpoints", "log") if record else ():
-            shutil.rmtree(output / name, ignore_errors=True)
-        for name in ("metrics.jsonl", "reference.safetensors", "train.json"):
-            (output / name).unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
-    _write_record(output, identity, config, None)
-
-
-def _write_record(output: Path, identity: str, config: TrainConfig, result: TrainResult | None) -> None:
-    record: dict[str, Any] = {"identity": identity, "config": config.model_dump(mode="json")}
-    if result is not None:
-        record["result"] = result.model_dump(mode="json", exclude={"output", "checkpoints"})
-    part = output / "train.json.part"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(output / "train.json")
-
-
-def _checkpoints(output: Path) -> list[Path]:
-    """Whole checkpoints, oldest first: the trainer's state is the last file of one to be written."""
-    found = [p for p in (output / "checkpoints").glob("checkpoint-*") if _whole(p)]
-    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
-
-
-def _whole(checkpoint: Path) -> bool:
-    try:
-        state: Mapping[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return "global_step" in state
-
-
-def _last_checkpoint(output: Path) -> Path | None:
-    found = _checkpoints(output)
-    return found[-1] if found else None
-
-
-def _drop_metrics_after(output: Path, step: int) -> None:
-    path = output / "metrics.jsonl"
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))

@@ -1,64 +1,140 @@
 """Log-probabilities of a batch under any causal language model, without waste.
 
-Only positions that predict a trained token go through the head, and a prefix that all sequences
-of the batch share runs once. Both are exact up to rounding; `check` proves it on the model in use.
-Padding stands on the right, where causal attention never looks, so no mask is needed.
+Only positions that predict a trained token go through the head, each once, in chunks where the
+vocabulary is large. A tree goes through the model as one line whose attention follows the tree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from rightcall.train.data import Batch
+from rightcall.train.attention import ATTENTION, CannotPack
+from rightcall.train.batches import Batch
 from rightcall.train.dpo import token_logps
 
-_SHARE_FROM = 8
-"""Shorter shared prefixes are not worth a forward pass of their own."""
+MAX_LOGITS = 1 << 28
+"""Logits (terms times vocabulary) that are held at once: a gigabyte in float32."""
+
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @contextmanager
-def _only(head: nn.Module, sequence: Tensor, position: Tensor) -> Iterator[None]:
-    """Within this context `head` sees only the hidden states at these places, as one row. What the
-    model does after its head (scaling, capping) stays as it is."""
+def _selecting(
+    head: nn.Module, line: Tensor, position: Tensor, first_only: bool
+) -> Iterator[list[Tensor]]:
+    """Within this context `head` sees only the hidden states at these places, as one row, or only the
+    first of them. The list receives all of them. What the model does after its head (scaling, capping)
+    stays as it is."""
+    seen: list[Tensor] = []
 
     def select(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][sequence, position].unsqueeze(0), *args[1:])
+        seen.append(args[0][line, position])
+        return (seen[0][None, :1] if first_only else seen[0][None], *args[1:])
 
     handle = head.register_forward_pre_hook(select)
     try:
-        yield
+        yield seen
     finally:
         handle.remove()
 
 
-def batch_logps(model: nn.Module, core: Any, batch: Batch, *, share: bool) -> Tensor:
-    """Log-probability of every trained token of the batch, in its order: [trained tokens].
+def term_logps(model: nn.Module, core: Any, batch: Batch) -> Tensor:
+    """Log-probability of every term of the batch: [terms].
 
     `model` is what is called (it may be wrapped for distributed training), `core` the model inside.
-    With `share` the common prefix is computed once and its keys and values are repeated, which
-    needs a model that keeps a differentiable cache.
     """
-    ids, skip, cached = batch["input_ids"], 0, {}
-    if share and batch["shared"] >= _SHARE_FROM:
-        skip = batch["shared"]
-        prefix = core(input_ids=ids[:1, :skip], use_cache=True, logits_to_keep=1)
-        prefix.past_key_values.batch_repeat_interleave(len(ids))
-        cached = {"past_key_values": prefix.past_key_values}
-    with _only(core.get_output_embeddings(), batch["owner"], batch["predictor"] - skip):
-        logits = model(input_ids=ids[:, skip:], use_cache=bool(cached), **cached).logits
-    return token_logps(logits[0], batch["target"])
+    options: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+    if batch["tree"] is not None:
+        options |= {"position_ids": batch["position_ids"], "rightcall_tree": batch["tree"]}
+    head, targets = core.get_output_embeddings(), batch["target"]
+    chunk = max(1, MAX_LOGITS // head.weight.shape[0])
+    chunked = len(targets) > chunk
+    with _selecting(head, batch["line"], batch["predictor"], chunked) as hidden:
+        logits = model(**options).logits
+    if not chunked:
+        return token_logps(logits[0], targets)
+    _same_after_head(logits[0], head(hidden[0][:1]))
+    parts = zip(torch.split(hidden[0], chunk), torch.split(targets, chunk), strict=True)
+    scored = (checkpoint(_score, head, h, t, use_reentrant=False) for h, t in parts)
+    return torch.cat(list(scored))
+
+
+def _score(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    return token_logps(head(hidden), targets)
+
+
+def _same_after_head(whole: Tensor, bare: Tensor) -> None:
+    if not torch.allclose(whole.float(), bare.float(), rtol=1e-2, atol=1e-3):
+        raise CannotPack(
+            "this model changes its logits after its head, so they cannot be scored in chunks",
+            remedy="Use smaller batches.",
+        )
+
+
+def entry_logps(model: nn.Module, core: Any, batch: Batch) -> Tensor:
+    """Log-probability of every trained token of every sequence, in their order: [entries]."""
+    return term_logps(model, core, batch)[batch["term"]]
+
+
+@contextmanager
+def tree_attention(core: Any) -> Iterator[None]:
+    """Within this context the model attends along trees."""
+    before = core.config._attn_implementation
+    core.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        core.set_attn_implementation(before)
+
+
+def why_not_packed(core: Any) -> str | None:
+    """Why this model cannot run on trees, as far as its parts tell; None if nothing speaks against
+    it."""
+    config = core.config.get_text_config()
+    declared: Any = getattr(config, "layer_types", None)
+    kinds = {str(kind) for kind in declared or ()} - _ATTENTION_LAYERS
+    if kinds:
+        return f"it has layers of another kind: {', '.join(sorted(kinds))}"
+    dropping = {type(m).__name__ for m in core.modules() if isinstance(m, nn.Dropout) and m.p > 0}
+    if dropping or getattr(config, "attention_dropout", 0):
+        return "it has dropout, which tokens that are shared cannot have"
+    return None
 
 
 @torch.no_grad()
-def check(core: Any, batch: Batch, *, share: bool) -> float:
-    """Largest difference, in nats per token, between `batch_logps` and a plain forward pass that
+def try_tree(core: Any, batch: Batch) -> Tensor:
+    """`entry_logps` of a tree, or `CannotPack` if the model's layers do not all attend along it."""
+    assert batch["tree"] is not None
+    made = entry_logps(core, core, batch)
+    layers = core.config.get_text_config().num_hidden_layers
+    if len(batch["tree"].layers) != layers:
+        others = layers - len(batch["tree"].layers)
+        raise CannotPack(f"{others} of its {layers} layers have no attention of the usual kind")
+    return made
+
+
+@torch.no_grad()
+def head_error(core: Any, batch: Batch) -> float:
+    """Largest difference, in nats per token, between `entry_logps` and a plain forward pass that
     scores every position."""
     plain = core(input_ids=batch["input_ids"], use_cache=False).logits
-    expected = token_logps(plain[batch["owner"], batch["predictor"]], batch["target"])
-    found = batch_logps(core, core, batch, share=share)
-    return float((found - expected).abs().max())
+    expected = token_logps(plain[batch["line"], batch["predictor"]], batch["target"])
+    return float((term_logps(core, core, batch) - expected).abs().max())
+
+
+@torch.no_grad()
+def padded_entries(core: Any, batches: Sequence[Batch]) -> Tensor:
+    """`entry_logps` of several padded batches, a row each, in the order of one batch of all of them:
+    all chosen, then all rejected."""
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for batch in batches:
+        entries = entry_logps(core, core, batch)
+        for side, wanted in zip(sides, (batch["chosen"], batch["rejected"]), strict=True):
+            side += [entries[batch["owner"] == sequence] for sequence in wanted]
+    return torch.cat([*sides[0], *sides[1]])

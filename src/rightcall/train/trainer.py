@@ -38,10 +38,12 @@ class TrainConfig(Frozen):
 
     method: Literal["dpo", "sft"] = "dpo"
     """`sft` imitates the chosen side (or `completion`, or `messages`) and ignores the rejected."""
-    loss: Literal["sigmoid"] = "sigmoid"
+    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
     """Name in `rightcall.train.dpo.LOSSES`; not used by SFT."""
     beta: float = Field(0.1, gt=0)
     """How strongly the policy is held to the reference."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """With the `robust` loss: the share of pairs that are expected to be the wrong way round."""
     length_normalised: bool = False
     """Log ratios per trained token rather than per completion; β then wants to be larger."""
     sft_weight: float = Field(0.0, ge=0)
@@ -80,8 +82,20 @@ class TrainConfig(Frozen):
     stay in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
-    share_prefix: bool = True
-    """Compute the tokens that all sequences of a micro-batch begin with once; the same result."""
+    packing: Literal["tree", "padded"] = "tree"
+    """`tree`: each unique token of a micro-batch goes through the model once; `padded`: each sequence
+    by itself. The same loss; a model that cannot do the first does the second and says so."""
+    pack_tokens: int = Field(16384, ge=1)
+    """Unique tokens of a tree at most: a micro-batch beyond that is taken in parts, which bounds
+    memory. A single row may be longer."""
+    tree_attention: Literal["auto", "block", "flex"] = "auto"
+    """Products of blocks (any device), or `flex_attention` (CUDA). Auto: flex on CUDA."""
+    reference: Literal["precomputed", "adapter_off"] = "precomputed"
+    """Where log π_ref comes from: a pass before training, or the model with its new adapter switched
+    off, at every step: no pass, but each step costs a third more."""
+    reference_cache: bool = True
+    """Keep precomputed values in `$RIGHTCALL_CACHE` (or `~/.cache/rightcall`) for other trainings of
+    the same base."""
 
     save_every: int | None = Field(None, ge=1)
     """Optimiser steps between checkpoints, from which a killed run resumes and among which the
@@ -97,7 +111,20 @@ class TrainConfig(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         self._without_effect(("beta", "length_normalised", "sft_weight"), "method", "sft")
+        self._without_effect(("label_smoothing", "reference", "reference_cache"), "method", "sft")
         self._without_effect(("lora",), "tune", "full")
+        if self.label_smoothing and self.loss != "robust":
+            raise ConfigError(
+                f'`label_smoothing` has no effect with loss="{self.loss}"',
+                value=self.label_smoothing,
+                remedy='Leave it out, or set loss="robust".',
+            )
+        if self.reference == "adapter_off" and self.tune == "full":
+            raise ConfigError(
+                "full weights have no adapter to switch off",
+                value="reference=adapter_off",
+                remedy='Set reference="precomputed", or tune="lora".',
+            )
         if self.wandb and find_spec("wandb") is None:
             raise ConfigError(
                 "Weights & Biases is not installed",

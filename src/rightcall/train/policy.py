@@ -1,0 +1,87 @@
+"""The model to tune, with what is trained of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rightcall.errors import ConfigError
+from rightcall.models.weights import checked_device, load_adapter, load_model
+from rightcall.train.trainer import TrainConfig
+
+
+def training_device(asked: str | None) -> str:
+    """ "cpu" or "cuda". Which of several GPUs is the launcher's affair (one process for each)."""
+    place = checked_device(asked)
+    if place not in {"cpu", "cuda", "cuda:0"}:
+        raise ConfigError(
+            "not a device to train on",
+            value=asked,
+            remedy='Say "cpu" or "cuda", and choose among GPUs with CUDA_VISIBLE_DEVICES.',
+        )
+    return place.partition(":")[0]
+
+
+def compute_dtype(config: TrainConfig, device: str) -> torch.dtype:
+    if config.dtype == "auto":
+        return torch.bfloat16 if device == "cuda" else torch.float32
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
+def load_policy(
+    config: TrainConfig, model: str, adapter: str | Path | None = None, device: str | None = None
+) -> Any:
+    """The model to tune, with its adapter on it; only what is trained requires gradients. Raises
+    `ConfigError`."""
+    frozen, place = config.tune == "lora", training_device(device)
+    loaded = load_model(
+        model,
+        dtype=compute_dtype(config, place) if frozen else torch.float32,
+        quantization=None if config.quantize == "none" else config.quantize,
+        device="cpu" if place == "cpu" else None,  # the trainer moves it to its own GPU
+    )
+    if config.gradient_checkpointing:
+        _checkpoint_activations(loaded)
+    return _adapted(config, loaded, adapter) if frozen else _merged(loaded, adapter)
+
+
+def _checkpoint_activations(loaded: Any) -> None:
+    settings = {"use_reentrant": False}  # with frozen weights below the first adapter
+    if hasattr(loaded, "activation_checkpointing_enable"):
+        loaded.activation_checkpointing_enable(settings)
+    else:  # the name until transformers 5.22
+        loaded.gradient_checkpointing_enable(settings)
+
+
+def _adapted(config: TrainConfig, loaded: Any, adapter: str | Path | None) -> Any:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if config.quantize != "none":
+        prepare: Any = prepare_model_for_kbit_training
+        loaded = prepare(loaded, use_gradient_checkpointing=False)
+    if adapter is not None:
+        return load_adapter(loaded, adapter, trainable=True)
+    lora = config.lora
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    return get_peft_model(
+        loaded,
+        LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def _merged(loaded: Any, adapter: str | Path | None) -> Any:
+    if adapter is None:
+        return loaded
+    return load_adapter(loaded, adapter).merge_and_unload().requires_grad_(True)
+
+
+def context_window(core: Any) -> int:
+    return int(getattr(core.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
