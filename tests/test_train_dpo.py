@@ -5,7 +5,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightcall.train.dpo import log_ratio, sequence_logps, sigmoid_loss, token_logps
+from rightcall.train.dpo import (
+    hinge_loss,
+    ipo_loss,
+    log_ratio,
+    robust_loss,
+    sequence_logps,
+    sigmoid_loss,
+    token_logps,
+)
 
 
 def test_sigmoid_loss_of_a_hand_worked_pair():
@@ -43,3 +51,34 @@ def test_log_ratios_per_token_divide_by_the_length():
     policy, reference = torch.tensor([-4.0]), torch.tensor([-10.0])
     assert log_ratio(policy, reference).item() == 6
     assert log_ratio(policy, reference, torch.tensor([3.0])).item() == 2
+
+
+def test_ipo_wants_a_margin_of_a_certain_size():
+    margin = torch.tensor([0.0, 1.25, 2.5])
+    assert torch.allclose(ipo_loss(margin, 0.4), torch.tensor([1.5625, 0.0, 1.5625]))
+
+
+def test_hinge_is_content_beyond_its_margin():
+    margin = torch.tensor([-1.0, 0.0, 2.0, 5.0])
+    assert torch.allclose(hinge_loss(margin, 0.5), torch.tensor([1.5, 1.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
+def test_robust_over_pairs_that_are_partly_turned_round_is_sigmoid_over_right_ones(share):
+    """What "unbiased" means in Chowdhury et al. (2024)."""
+    margin = torch.linspace(-3, 3, 7)
+    kept, turned = robust_loss(margin, 0.7, share), robust_loss(-margin, 0.7, share)
+    expected = (1 - share) * kept + share * turned
+    assert torch.allclose(expected, sigmoid_loss(margin, 0.7), atol=1e-6)
+
+
+def test_the_gradient_of_a_log_probability_is_that_of_log_softmax():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 11, generator=generator)
+    targets = torch.tensor([0, 3, 3, 10, 7])
+    weight = torch.randn(5, generator=generator)
+    ours, plain = (logits.clone().requires_grad_() for _ in range(2))
+    (token_logps(ours * 1.0, targets) * weight).sum().backward()
+    picked = torch.log_softmax(plain, -1).gather(-1, targets[:, None])[:, 0]
+    (picked * weight).sum().backward()
+    assert torch.allclose(ours.grad, plain.grad, atol=1e-6)

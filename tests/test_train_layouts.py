@@ -221,7 +221,7 @@ def test_a_stale_cache_is_seen_and_computed_anew(models, data, tmp_path, caplog)
     (file,) = cache_folder().glob("*.safetensors")
     table = load_file(file)
     save_file({**table, "logps": table["logps"] - 100}, file)
-    with caplog.at_level(logging.WARNING, logger="rightcall.train.loop"):
+    with caplog.at_level(logging.WARNING, logger="rightcall.train.reference"):
         train(config(seed=1, max_steps=1), models["llama"], data, tmp_path / "b")
     assert "stale" in caplog.text
     assert metrics(tmp_path / "b")[0]["loss"] == pytest.approx(0.6931, abs=1e-3)

@@ -285,7 +285,7 @@ def test_a_missing_library_is_named_before_any_work(
     module, settings, models, data, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("rightcall.models.weights.find_spec", lambda name: None)
-    monkeypatch.setattr("rightcall.train.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("rightcall.train.config.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="not installed"):
         train(TrainConfig(**settings), models["llama"], data, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoints").exists()

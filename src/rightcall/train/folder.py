@@ -12,7 +12,7 @@ from typing import Any
 from rightcall.chain import digest
 from rightcall.errors import DataError
 from rightcall.models.weights import adapter_folder, version
-from rightcall.train.trainer import TrainConfig, TrainResult
+from rightcall.train.config import TrainConfig, TrainResult
 
 
 def identity(config: TrainConfig, model: str, data: Path, adapter: str | Path | None) -> str:

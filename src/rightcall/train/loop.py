@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -32,6 +31,7 @@ from rightcall.models.weights import adapter_folder, load_tokenizer, version
 from rightcall.rendering import Renderer
 from rightcall.train.attention import ATTENTION, CannotPack, Kernel
 from rightcall.train.batches import Batch, MicroBatch, collate, collate_tree, packs, plan
+from rightcall.train.config import OnLog, TrainConfig, TrainResult
 from rightcall.train.data import Row, Rows, load_rows
 from rightcall.train.dpo import LOSSES, log_ratio, sequence_logps
 from rightcall.train.folder import (
@@ -45,7 +45,7 @@ from rightcall.train.folder import (
     write_record,
 )
 from rightcall.train.policy import compute_dtype, context_window, load_policy, training_device
-from rightcall.train.reference import Key, ReferenceCache, cache_folder, key
+from rightcall.train.reference import Reference, ReferenceCache, cache_folder
 from rightcall.train.scoring import (
     entry_logps,
     head_error,
@@ -54,14 +54,11 @@ from rightcall.train.scoring import (
     try_tree,
     why_not_packed,
 )
-from rightcall.train.trainer import OnLog, TrainConfig, TrainResult
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Nats per token by which two orders of the same computation may differ."""
-_SAMPLED = 2
-"""Rows of a cached reference that are computed again at each use."""
 
 
 def run(
@@ -255,7 +252,7 @@ class PreferenceTrainer(transformers.Trainer):
             self.core.set_attn_implementation(ATTENTION)
         if config.method == "dpo" and config.reference == "precomputed":
             started = time.monotonic()
-            self.reference = self._stored_reference(base).to(self.args.device)
+            self.reference = self._precomputed(base).to(self.args.device)
             self.reference_seconds = time.monotonic() - started
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -418,67 +415,26 @@ class PreferenceTrainer(transformers.Trainer):
 
     # --- reference ---
 
-    def _stored_reference(self, base: str | None) -> Tensor:
-        """[rows, 2], from the run's own file, or from the cache as far as it goes and computed for the
-        rest. The run's own file lets it resume where the cache is gone."""
+    def _precomputed(self, base: str | None) -> Tensor:
+        """[rows, 2]: from the run's own file, which lets it resume where the cache is gone; or from the
+        cache as far as it goes, and computed for the rest."""
         path = self.output / "reference.safetensors"
         if path.exists():
             stored = load_file(path)["logps"]
             if len(stored) == len(self.rows):
                 return stored
-        cache = ReferenceCache(cache_folder(), base) if base and self.config.reference_cache else None
-        keys = [tuple(key(sequence) for sequence in row.sequences) for row in self.rows]
-        found = self._completed(keys, self._known(cache, keys))
+        cached = base is not None and self.config.reference_cache
+        reference = Reference(
+            self.rows,
+            self._reference_pass,
+            cache=ReferenceCache(cache_folder(), str(base)) if cached else None,
+            tolerance=self._tolerance,
+            accelerator=self.accelerator,
+        )
+        found = reference.logps()
         if self.is_world_process_zero():
             save_file({"logps": found}, path)
-            if cache is not None:
-                cache.add(
-                    dict(zip([k for pair in keys for k in pair], found.flatten().tolist(), strict=True))
-                )
         return found
-
-    def _known(self, cache: ReferenceCache | None, keys: Sequence[tuple[Key, ...]]) -> dict[Key, float]:
-        """What the cache knows, if a sample of it computed again agrees. The first process reads, for
-        all."""
-        shared: list[dict[Key, float]] = [{}]
-        if cache is not None and self.is_world_process_zero():
-            shared = [cache.read(k for pair in keys for k in pair)]
-        if self.args.world_size > 1:
-            broadcast_object_list(shared)
-        known = shared[0]
-        whole = [i for i, pair in enumerate(keys) if all(k in known for k in pair)]
-        sample = whole[:: max(1, len(whole) // _SAMPLED)][:_SAMPLED]
-        if not sample:
-            return known
-        again = self._reference_pass(sample)
-        for line, i in enumerate(sample):
-            for side, (k, sequence) in enumerate(zip(keys[i], self.rows[i].sequences, strict=True)):
-                error = abs(float(again[line, side]) - known[k]) / sum(sequence.trained)
-                if not error <= self._tolerance:
-                    logger.warning(
-                        "the cached reference log-probabilities are stale (%.3g nats a token off) "
-                        "and are computed anew: %s",
-                        error,
-                        cache.path if cache else "",
-                    )
-                    if cache is not None and self.is_world_process_zero():
-                        cache.forget()
-                    return {}
-        return known
-
-    def _completed(self, keys: Sequence[tuple[Key, ...]], known: dict[Key, float]) -> Tensor:
-        """The known values, and those of all other rows computed, each process its share."""
-        missing = [i for i, pair in enumerate(keys) if any(k not in known for k in pair)]
-        rank, world = self.args.process_index, self.args.world_size
-        mine = missing[rank::world]
-        computed = torch.zeros(len(keys), 2)
-        if mine:
-            computed[mine] = self._reference_pass(mine)
-        if world > 1:
-            computed = self.accelerator.reduce(computed.to(self.args.device), "sum").cpu()
-        for i in set(range(len(keys))) - set(missing):
-            computed[i] = torch.tensor([known[k] for k in keys[i]])
-        return computed
 
     def _reference_pass(self, indices: Sequence[int]) -> Tensor:
         """log π_ref of both sides of some rows, by the model as it is: [len(indices), 2]."""

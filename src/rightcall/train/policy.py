@@ -9,7 +9,7 @@ import torch
 
 from rightcall.errors import ConfigError
 from rightcall.models.weights import checked_device, load_adapter, load_model
-from rightcall.train.trainer import TrainConfig
+from rightcall.train.config import TrainConfig
 
 
 def training_device(asked: str | None) -> str:

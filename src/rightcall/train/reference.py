@@ -8,14 +8,26 @@ however its pairs were chosen. Nothing is believed unseen: a sample is computed 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from rightcall.rendering import Rendered
+from rightcall.train.data import Row
+
+logger = logging.getLogger(__name__)
+
+SAMPLED = 2
+"""Rows that are known from the cache and computed again at each use."""
 
 Key = bytes
 
@@ -64,3 +76,70 @@ def cache_folder() -> Path:
     own = os.environ.get("RIGHTCALL_CACHE")
     shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return (Path(own) if own else Path(shared) / "rightcall") / "reference"
+
+
+@dataclass
+class Reference:
+    """log π_ref of both sides of every row, in one process or several."""
+
+    rows: Sequence[Row]
+    compute: Callable[[Sequence[int]], Tensor]
+    """Indices of rows → [len(indices), 2], by the reference model."""
+    cache: ReferenceCache | None
+    tolerance: float
+    """Nats a token by which the cache may differ from what is computed."""
+    accelerator: Accelerator
+
+    def logps(self) -> Tensor:
+        """[rows, 2]. What had to be computed is kept in the cache."""
+        keys = [tuple(key(sequence) for sequence in row.sequences) for row in self.rows]
+        found = self._completed(keys, self._believed(keys))
+        if self.cache is not None and self.accelerator.is_main_process:
+            flat = [k for pair in keys for k in pair]
+            self.cache.add(dict(zip(flat, found.flatten().tolist(), strict=True)))
+        return found
+
+    def _believed(self, keys: Sequence[tuple[Key, ...]]) -> dict[Key, float]:
+        """What the cache knows, if a sample of it computed again agrees."""
+        known = self._known(keys)
+        whole = [i for i, pair in enumerate(keys) if all(k in known for k in pair)]
+        sample = whole[:: max(1, len(whole) // SAMPLED)][:SAMPLED]
+        if not sample:
+            return known
+        expected = torch.tensor([[known[k] for k in keys[i]] for i in sample])
+        lengths = torch.tensor([[sum(s.trained) for s in self.rows[i].sequences] for i in sample])
+        error = float(((self.compute(sample) - expected).abs() / lengths).max())
+        if error <= self.tolerance:
+            return known
+        if self.cache is not None:
+            logger.warning(
+                "the cached reference log-probabilities are stale (%.3g nats a token off) and are "
+                "computed anew: %s",
+                error,
+                self.cache.path,
+            )
+            if self.accelerator.is_main_process:
+                self.cache.forget()
+        return {}
+
+    def _known(self, keys: Sequence[tuple[Key, ...]]) -> dict[Key, float]:
+        """What the cache holds, read by the first process for all."""
+        shared: list[dict[Key, float]] = [{}]
+        if self.cache is not None and self.accelerator.is_main_process:
+            shared = [self.cache.read(k for pair in keys for k in pair)]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(shared)
+        return shared[0]
+
+    def _completed(self, keys: Sequence[tuple[Key, ...]], known: Mapping[Key, float]) -> Tensor:
+        """The known values, and those of all other rows computed, each process its share."""
+        missing = [i for i, pair in enumerate(keys) if any(k not in known for k in pair)]
+        mine = missing[self.accelerator.process_index :: self.accelerator.num_processes]
+        found = torch.zeros(len(keys), 2)
+        if mine:
+            found[mine] = self.compute(mine)
+        if self.accelerator.num_processes > 1:
+            found = self.accelerator.reduce(found.to(self.accelerator.device), "sum").cpu()
+        for i in set(range(len(keys))) - set(missing):
+            found[i] = torch.tensor([known[k] for k in keys[i]])
+        return found

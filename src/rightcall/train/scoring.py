@@ -58,7 +58,7 @@ def term_logps(model: nn.Module, core: Any, batch: Batch) -> Tensor:
     with _selecting(head, batch["line"], batch["predictor"], chunked) as hidden:
         logits = model(**options).logits
     if not chunked:
-        return token_logps(logits[0], targets)
+        return token_logps(logits.squeeze(0), targets)
     _same_after_head(logits[0], head(hidden[0][:1]))
     parts = zip(torch.split(hidden[0], chunk), torch.split(targets, chunk), strict=True)
     scored = (checkpoint(_score, head, h, t, use_reentrant=False) for h, t in parts)
@@ -102,7 +102,7 @@ def why_not_packed(core: Any) -> str | None:
     if kinds:
         return f"it has layers of another kind: {', '.join(sorted(kinds))}"
     dropping = {type(m).__name__ for m in core.modules() if isinstance(m, nn.Dropout) and m.p > 0}
-    if dropping or getattr(config, "attention_dropout", 0):
+    if dropping or float(getattr(config, "attention_dropout", 0.0)):
         return "it has dropout, which tokens that are shared cannot have"
     return None
 

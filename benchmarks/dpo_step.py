@@ -1,0 +1,344 @@
+"""One DPO step on the same pairs: as a prefix tree, padded with a compact head, and by TRL.
+
+    python -m benchmarks.dpo_step                      # the table, a few minutes a shape
+    python -m benchmarks.dpo_step --shape low          # little to share
+    python -m benchmarks.dpo_step --pairs runs/demo/fol/pairs.jsonl  # real chains
+    python -m benchmarks.dpo_step --quick              # a minute
+
+A step is forward, backward and AdamW over all pairs, full weights, the reference precomputed for
+everybody, each contestant in micro-batches of the size that suits it. Contestants take turns in one run
+and the ratios are medians over rounds. `limit` is the arithmetic that no layout can avoid, each unique
+token once, at the speed of a matrix product measured in the same run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+from benchmarks.measure import (
+    Contestant,
+    Figures,
+    Run,
+    gemm_flops,
+    interleaved,
+    machine,
+    median,
+    ratio,
+    table,
+    write_json,
+)
+
+VOCABULARY = 8192
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Chains of one problem and the pairs made of them."""
+
+    prompt: int
+    chains: int
+    steps: int
+    reply: int
+    observation: int
+    step_pairs: bool
+    """An alternative reply at each step, paired with the reply."""
+
+
+SHAPES = {
+    "high": Shape(prompt=800, chains=8, steps=6, reply=30, observation=10, step_pairs=True),
+    "low": Shape(prompt=800, chains=8, steps=6, reply=30, observation=10, step_pairs=False),
+    "quick": Shape(prompt=200, chains=4, steps=3, reply=20, observation=10, step_pairs=True),
+}
+
+Side = tuple[np.ndarray, np.ndarray]
+"""Ids and train mask."""
+
+Source = Shape | str
+"""Made-up pairs of a shape, or a file of real ones."""
+
+REAL = 48
+"""Pairs taken from a file."""
+
+
+def pairs(source: Source) -> Iterator[tuple[int, Side, Side]]:
+    """(prompt length, chosen, rejected) of each pair."""
+    return made_up(source) if isinstance(source, Shape) else real(source)
+
+
+def real(path: str) -> Iterator[tuple[int, Side, Side]]:
+    """The first pairs of a file, in the tokens of the tiny student."""
+    from itertools import islice
+
+    from rightcall.models.weights import load_tokenizer
+    from rightcall.rendering import Renderer
+    from rightcall.tiny import path as tiny
+    from rightcall.train.data import load_rows
+
+    rows = load_rows(
+        path, Renderer(load_tokenizer(tiny("student"))), method="dpo", max_length=4096
+    ).rows
+    for row in islice(rows, REAL):
+        sides = [(np.array(s.ids), np.array(s.trained)) for s in row.sequences]
+        yield (min(int(trained.argmax()) for _, trained in sides), *sides)
+
+
+def made_up(shape: Shape, seed: int = 0) -> Iterator[tuple[int, Side, Side]]:
+    """The step pairs of all chains, then pairs of whole chains."""
+    random = np.random.default_rng(seed)
+
+    def tokens(count: int) -> np.ndarray:
+        return random.integers(8, VOCABULARY, count)
+
+    prompt = tokens(shape.prompt)
+    whole: list[Side] = []
+    for _ in range(shape.chains):
+        prefix, trained = prompt, np.zeros(shape.prompt, bool)
+        for _ in range(shape.steps):
+            chosen, rejected = tokens(shape.reply), tokens(shape.reply)
+            if shape.step_pairs:
+                mask = np.arange(len(prefix) + shape.reply) >= len(prefix)
+                sides = ((np.concatenate([prefix, reply]), mask) for reply in (chosen, rejected))
+                yield (len(prefix), *sides)
+            prefix = np.concatenate([prefix, chosen, tokens(shape.observation)])
+            said = np.arange(shape.reply + shape.observation) < shape.reply
+            trained = np.concatenate([trained, said])
+        whole.append((prefix, trained))
+    for chosen_chain, rejected_chain in zip(whole[::2], whole[1::2], strict=True):
+        yield shape.prompt, chosen_chain, rejected_chain
+
+
+def model_folder(folder: Path, size: str) -> Path:
+    """Random weights: the study's 3-million-parameter Llama, or half a billion for a GPU."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from rightcall.models.weights import load_tokenizer
+    from rightcall.tiny import path
+
+    wide = {"small": (256, 4, 4, 688), "large": (1024, 24, 16, 4096)}[size]
+    hidden, layers, heads, inner = wide
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            intermediate_size=inner,
+            max_position_embeddings=4096,
+        )
+    ).save_pretrained(folder)
+    load_tokenizer(path("student")).save_pretrained(folder)
+    return folder
+
+
+# --- contestants: each makes its trainer, and returns the step ----------------------------------------
+
+
+def make_ours(
+    model: str, source: Source, packing: Literal["tree", "padded"], batch: int, device: str
+) -> Any:
+    from transformers import AutoTokenizer
+
+    from rightcall.rendering import Rendered
+    from rightcall.train.data import Row, Rows
+    from rightcall.train.loop import build
+    from rightcall.train.policy import load_policy
+    from rightcall.train.trainer import TrainConfig
+
+    def rendered(side: Side) -> Rendered:
+        return Rendered(tuple(side[0].tolist()), tuple(side[1].tolist()))
+
+    made = tuple(
+        Row(f"pair {i}", rendered(chosen), rendered(rejected), "problem")
+        for i, (_, chosen, rejected) in enumerate(pairs(source))
+    )
+    count = len(made)
+    config = TrainConfig(
+        tune="full",
+        packing=packing,
+        batch_size=min(batch, count),
+        accumulation=-(-count // min(batch, count)),
+        learning_rate=1e-6,
+        reference_cache=False,
+    )
+    core = load_policy(config, model, device=device)
+    folder = Path(tempfile.mkdtemp())
+    trainer = build(
+        config, core, AutoTokenizer.from_pretrained(model), Rows(made), folder, device=device
+    )
+    assert trainer.packing == packing
+    return _step(trainer, lambda: trainer.get_train_dataloader(), _tokens_of(trainer))
+
+
+def _tokens_of(trainer: Any) -> Figures:
+    packs = [pack for item in trainer.get_train_dataloader() for pack in item["packs"]]
+    return {
+        "raw": sum(pack["raw"] for pack in packs),
+        "computed": sum(pack["computed"] for pack in packs),
+        "pairs": sum(len(pack["chosen"]) for pack in packs),
+    }
+
+
+def make_trl(model: str, source: Source, batch: int, device: str) -> Any:
+    import warnings
+
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    warnings.simplefilter("ignore")
+    rows = [
+        {
+            "prompt_ids": chosen[0][:start].tolist(),
+            "chosen_ids": chosen[0][start:].tolist(),
+            "rejected_ids": rejected[0][start:].tolist(),
+            "ref_chosen_logps": 0.0,
+            "ref_rejected_logps": 0.0,
+        }
+        for start, chosen, rejected in pairs(source)
+    ]
+    options = {"use_cpu": True, "bf16": False} if device == "cpu" else {"bf16": True}
+    size = min(batch, len(rows))
+    trainer = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model),
+        processing_class=AutoTokenizer.from_pretrained(model),
+        args=DPOConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=-(-len(rows) // size),
+            max_length=4096,
+            learning_rate=1e-6,
+            precompute_ref_log_probs=True,
+            gradient_checkpointing=False,
+            report_to=[],
+            disable_tqdm=True,
+            **options,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}]),
+    )
+    trainer.model.train()
+
+    def batches() -> Iterator[Any]:
+        for first in range(0, len(rows), size):
+            yield trainer.data_collator(rows[first : first + size])
+
+    return _step(trainer, batches, {"pairs": len(rows)})
+
+
+def _step(trainer: Any, batches: Callable[[], Any], figures: Figures) -> Any:
+    """Forward, backward and update over all batches, the trainer's own way."""
+    trainer.create_optimizer_and_scheduler(num_training_steps=1000)
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+
+    def step() -> Figures:
+        loss = 0.0
+        for batch in batches():
+            loss += float(trainer.training_step(trainer.model, batch))
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        return {**figures, "loss": loss}
+
+    return step
+
+
+# --- the limit ----------------------------------------------------------------------------------------
+
+
+def floor_flops(source: Source, hidden: int, layers: int, inner: int) -> tuple[float, int]:
+    """Floating-point operations of forward and backward over each unique token once (a multiplication
+    and an addition are two), and how many unique tokens there are. Attention is counted exactly: each
+    query with each key that it sees."""
+    from rightcall.train.packing import pack
+
+    packed = pack([side for _, chosen, rejected in pairs(source) for side in (chosen, rejected)])
+    linear = layers * (4 * hidden * hidden + 3 * hidden * inner)
+    seen = float((packed.depth + 1).sum())
+    forward = 2 * linear * packed.unique + 2 * hidden * VOCABULARY * len(packed.target)
+    forward += 4 * layers * hidden * seen
+    return 3 * forward, packed.unique
+
+
+def main(
+    shape: Annotated[str, typer.Option(help="high (23.5x shared), low (3.1x) or quick.")] = "high",
+    file: Annotated[Path | None, typer.Option("--pairs", help="Real pairs instead of a shape.")] = None,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    size: Annotated[str, typer.Option(help="small, or large for a GPU.")] = "small",
+    without_trl: Annotated[bool, typer.Option("--without-trl")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small shape, two rounds.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the JSON file.")] = Path("build/benchmarks"),
+) -> None:
+    """Measure and print."""
+    if quick:
+        shape, rounds = "quick", 2
+    wanted: Source = SHAPES[shape] if file is None else str(file)
+    shape = shape if file is None else "real"
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(model_folder(Path(folder), size))
+        line = [
+            Contestant("tree", make_ours, model, wanted, "tree", 1000, device, threads=threads),
+            Contestant("padded", make_ours, model, wanted, "padded", 4, device, threads=threads),
+        ]
+        if not without_trl:
+            line.append(Contestant("TRL", make_trl, model, wanted, 4, device, threads=threads))
+        speeds: list[float] = []
+
+        def follow(name: str, number: int, run: Run) -> None:
+            if name == "tree":
+                speeds.append(_speed(threads, device))
+            typer.echo(f"round {number} {name:<7} {run.wall:8.2f} s  {run.cpu:8.2f} CPU-s", err=True)
+
+        runs = interleaved(line, rounds, on_run=follow)
+        for contestant in line:
+            contestant.close()
+    losses = {name: made[0].figures["loss"] for name, made in runs.items() if name != "TRL"}
+    if abs(losses["tree"] - losses["padded"]) > 1e-3:
+        raise SystemExit(f"the layouts disagree: {losses}")
+    hidden, layers, inner = {"small": (256, 4, 688), "large": (1024, 24, 4096)}[size]
+    flops, unique = floor_flops(wanted, hidden, layers, inner)
+    limit = flops / statistics.median(speeds)
+    raw = runs["tree"][0].figures["raw"]
+    typer.echo(
+        f"\n{runs['tree'][0].figures['pairs']} pairs, {raw:,} raw tokens, {unique:,} unique "
+        f"({raw / unique:.1f}x shared), {threads} thread(s), {machine()['cpu']}\n"
+    )
+    typer.echo(
+        table(
+            ("layout", "s/step", "CPU-s", "x slower than tree", "x the limit", "peak MiB"),
+            [
+                (
+                    name,
+                    median(made, "wall"),
+                    median(made, "cpu"),
+                    ratio(made, runs["tree"], "wall"),
+                    median(made, "wall") / limit,
+                    max(run.peak_mb if run.device_mb is None else run.device_mb for run in made),
+                )
+                for name, made in runs.items()
+            ],
+        )
+    )
+    typer.echo(f"\nlimit {limit:.3f} s: {flops / 1e9:.0f} GFLOP at {flops / limit / 1e9:.0f} GFLOP/s")
+    write_json(out / f"dpo_step.{shape}.{device}.json", "dpo_step", runs, shape=shape, limit=limit)
+
+
+def _speed(threads: int, device: str) -> float:
+    import torch
+
+    torch.set_num_threads(threads)
+    kind = "float32" if device == "cpu" else "bfloat16"
+    return gemm_flops((4096, 256, 768), dtype=kind, device=device, seconds=0.3)
+
+
+if __name__ == "__main__":
+    typer.run(main)
