@@ -85,8 +85,8 @@ def real(path: str) -> Iterator[tuple[int, Side, Side]]:
         path, Renderer(load_tokenizer(tiny("student"))), method="dpo", max_length=4096
     ).rows
     for row in islice(rows, REAL):
-        sides = [(np.array(s.ids), np.array(s.trained)) for s in row.sequences]
-        yield (min(int(trained.argmax()) for _, trained in sides), *sides)
+        chosen, rejected = ((np.array(s.ids), np.array(s.trained)) for s in row.sequences)
+        yield min(int(trained.argmax()) for _, trained in (chosen, rejected)), chosen, rejected
 
 
 def made_up(shape: Shape, seed: int = 0) -> Iterator[tuple[int, Side, Side]]:
@@ -104,8 +104,8 @@ def made_up(shape: Shape, seed: int = 0) -> Iterator[tuple[int, Side, Side]]:
             chosen, rejected = tokens(shape.reply), tokens(shape.reply)
             if shape.step_pairs:
                 mask = np.arange(len(prefix) + shape.reply) >= len(prefix)
-                sides = ((np.concatenate([prefix, reply]), mask) for reply in (chosen, rejected))
-                yield (len(prefix), *sides)
+                good, bad = ((np.concatenate([prefix, reply]), mask) for reply in (chosen, rejected))
+                yield len(prefix), good, bad
             prefix = np.concatenate([prefix, chosen, tokens(shape.observation)])
             said = np.arange(shape.reply + shape.observation) < shape.reply
             trained = np.concatenate([trained, said])
@@ -193,7 +193,8 @@ def make_trl(model: str, source: Source, batch: int, device: str) -> Any:
 
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     warnings.simplefilter("ignore")
     rows = [
@@ -206,7 +207,7 @@ def make_trl(model: str, source: Source, batch: int, device: str) -> Any:
         }
         for start, chosen, rejected in pairs(source)
     ]
-    options = {"use_cpu": True, "bf16": False} if device == "cpu" else {"bf16": True}
+    options: Any = {"use_cpu": True, "bf16": False} if device == "cpu" else {"bf16": True}
     size = min(batch, len(rows))
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model),
@@ -225,7 +226,8 @@ def make_trl(model: str, source: Source, batch: int, device: str) -> Any:
         ),
         train_dataset=Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " c"}]),
     )
-    trainer.model.train()
+    model_of: Any = trainer.model
+    model_of.train()
 
     def batches() -> Iterator[Any]:
         for first in range(0, len(rows), size):
@@ -240,7 +242,7 @@ def _step(trainer: Any, batches: Callable[[], Any], figures: Figures) -> Any:
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
 
     def step() -> Figures:
-        loss = 0.0
+        loss: float = 0.0
         for batch in batches():
             loss += float(trainer.training_step(trainer.model, batch))
         trainer.optimizer.step()
@@ -262,7 +264,7 @@ def floor_flops(source: Source, hidden: int, layers: int, inner: int) -> tuple[f
     packed = pack([side for _, chosen, rejected in pairs(source) for side in (chosen, rejected)])
     linear = layers * (4 * hidden * hidden + 3 * hidden * inner)
     seen = float((packed.depth + 1).sum())
-    forward = 2 * linear * packed.unique + 2 * hidden * VOCABULARY * len(packed.target)
+    forward: float = 2 * linear * packed.unique + 2 * hidden * VOCABULARY * len(packed.target)
     forward += 4 * layers * hidden * seen
     return 3 * forward, packed.unique
 

@@ -137,6 +137,14 @@ def test_latest_gives_every_chain_once_and_an_errored_one_only_if_it_stayed_so(
     }
 
 
+def test_a_place_that_cannot_be_written_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "z.jsonl", tmp_path):
+        with pytest.raises(DataError, match="chains cannot be written there") as error:
+            ChainStore(place).append([])
+        assert str(place) in str(error.value)
+
+
 def test_a_second_writer_is_refused_while_readers_are_not(tmp_path: Path) -> None:
     path = tmp_path / "chains.jsonl"
     program = f"""

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rightcall.chain import Problem
+from rightcall.chain import Chain, Judgement, Problem
 from rightcall.check import CheckReport, check_task, gold_chain
-from rightcall.errors import DataError
-from rightcall.functions import Stop, function
-from rightcall.task import Task
+from rightcall.errors import DataError, DefinitionError
+from rightcall.functions import FunctionSet, Stop, function
+from rightcall.task import Proved, Task
 from toys import SumTask
 
 
@@ -57,6 +57,7 @@ def test_a_sound_task_passes() -> None:
     assert {finding.what: finding.checked for finding in report.findings} == {
         "gold chains re-executed": 12,
         "labels proved": 12,
+        "odd answers judged": 5,
         "examples run": 3,
         "ids unique": 12,
         "splits disjoint": 12,
@@ -157,6 +158,7 @@ def test_a_flagged_problem_is_counted_and_excused() -> None:
     assert report.ok
     assert report.flagged == {"label in doubt": 1}
     assert [(f.excused, f.failed) for f in report.findings[:2]] == [(1, 0), (1, 0)]
+    assert report.findings[1].what == "labels proved"
     assert "train-0-1: the sum is 8" in shown(report)
     assert "label in doubt" in shown(report)
 
@@ -167,8 +169,71 @@ def test_only_the_functions_of_a_subset_are_used() -> None:
     ran = {finding.what: finding.checked for finding in report.findings}
     assert ran["examples run"] == 3
     lacking = check_task(SumTask(), 2, subset=["stop"])
-    assert not lacking.ok
-    assert "unknown function" in failures(lacking)["gold chains re-executed"][0]
+    assert lacking.ok
+    assert (lacking.without_gold, lacking.unverified) == (6, 0)
+    assert "no gold chain with these functions" in shown(lacking)
+
+
+class Unproved(SumTask):
+    """Nothing is known of its labels but the gold chains, which need `add`."""
+
+    def prove(self, problem: Problem) -> None:
+        return None
+
+
+def test_what_a_task_cannot_prove_is_not_counted_as_proved() -> None:
+    report = check_task(Unproved(), 2)
+    assert {finding.what: finding.checked for finding in report.findings}["labels proved"] == 0
+    assert report.ok
+    assert report.unverified == 0
+    assert "neither re-executed nor proved" not in shown(report)
+
+
+def test_labels_that_nothing_speaks_for_are_warned_of() -> None:
+    report = check_task(Unproved(), 2, subset=["stop"])
+    assert report.unverified == 6
+    assert "labels neither re-executed nor proved" in shown(report)
+
+
+def test_a_task_may_give_other_gold_chains_for_other_functions() -> None:
+    class Recording(SumTask):
+        def gold(self, problem: Problem, functions: FunctionSet) -> tuple[str, ...]:
+            return ("record(1)", problem.gold[-1])
+
+        def judge(self, problem: Problem, chain: Chain) -> Judgement:
+            return Judgement()
+
+    report = check_task(Recording(), 2, subset=["record", "stop"])
+    assert report.ok
+    assert report.without_gold == 0
+
+
+def test_a_verdict_that_cannot_stand_an_odd_answer_is_found() -> None:
+    class Fragile(SumTask):
+        def verify(self, problem: Problem, answer: str) -> bool:
+            return float(answer) == float(problem.answer)
+
+    report = check_task(Fragile(), 2)
+    (first, *_) = failures(report)["odd answers judged"]
+    assert "verify of task sums failed with ValueError" in first
+    assert "test_check.py, line" in first
+    assert list(failures(report)) == ["odd answers judged"]
+
+
+def test_a_proof_that_fails_is_a_finding_and_one_that_says_nothing_a_definition_error() -> None:
+    class Failing(SumTask):
+        def prove(self, problem: Problem) -> Proved:
+            raise KeyError("total")
+
+    (first, *_) = failures(check_task(Failing(), 1))["labels proved"]
+    assert "prove of task sums failed with KeyError: 'total'" in first
+
+    class Old(SumTask):
+        def prove(self, problem: Problem) -> Any:
+            return "the sum is 8"
+
+    with pytest.raises(DefinitionError, match="prove of task sums gave something else"):
+        check_task(Old(), 1)
 
 
 def test_a_task_without_problems_is_not_in_order() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ import pytest
 
 from rightcall import __version__, cli, terminal
 from rightcall.chain import ChainStore
+from rightcall.errors import ModelError
 from rightcall.functions import Function, FunctionSet
+from rightcall.models import Request
 from rightcall.pairs import read_pairs
+from rightcall.rollout import Job, Setting, rollouts
 from rightcall.task import BUILT_IN, load_task
-from toys import SumTask, chain
+from toys import Played, SumTask, chain
 
 DATES = str(Path(__file__).parents[1] / "examples" / "my_task.py") + ":Dates"
 SUMS = str(Path(__file__).with_name("toys.py")) + ":SumTask"
@@ -66,7 +70,8 @@ def test_help_names_every_command(rightcall: Command) -> None:
     ended = rightcall("--help")
     assert ended.code == 0
     for command in (
-        "tasks", "solve", "collect", "pairs", "train", "evaluate", "compare", "report", "run",
+        "tasks", "solve", "collect", "search", "tree", "pairs", "train", "evaluate", "compare",
+        "report", "run",
     ):  # fmt: skip
         assert f"\n  {command} " in ended.out
         assert rightcall(command, "--help").code == 0
@@ -122,6 +127,59 @@ def test_tasks_lists_the_built_in_ones_for_people_and_programs(rightcall: Comman
     for task, facts in table.items():
         assert facts["functions"]
         assert task in rightcall("tasks").out
+
+
+def test_tasks_lists_presets_with_their_options(rightcall: Command) -> None:
+    table = json.loads(rightcall("tasks", "list", "--json").out)
+    assert table["fol"]["presets"] == {"tiny-fol": {"words": 32, "made_up": 0.0}}
+    assert "  preset  tiny-fol: words = 32, made_up = 0.0\n" in rightcall("tasks").out
+    assert "tiny-math" in rightcall("tasks").out
+
+
+def test_show_executes_the_gold_chain_of_the_chosen_functions(rightcall: Command) -> None:
+    shown = rightcall("tasks", "show", "math", "0", "--functions", "calculator").out
+    assert "calculate(" in shown
+    assert "Error" not in shown
+
+
+def test_an_unknown_problem_is_answered_with_the_three_nearest(rightcall: Command) -> None:
+    ended = rightcall("tasks", "show", DATES, "test-0-7777")
+    assert re.search(r"The nearest are test-0-77\d?, [\w-]+, [\w-]+\.$", ended.err.strip())
+
+
+def test_a_step_before_a_model_error_is_shown_once(
+    rightcall: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rightcall.models import spec
+
+    def failing(request: Request) -> str | ModelError:
+        return "add(2000, 7)" if len(request.messages) == 2 else ModelError("gone")
+
+    monkeypatch.setattr(spec, "open_model", lambda *_: Played(failing))
+    ended = rightcall("solve", SUMS)
+    assert ended.code == 1
+    assert ended.out.count("add(2000, 7)") == 1
+    assert "gone" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks.fol.task=nope", "unknown task: 'nope'"),
+        ("tasks.fol.options.wrods=3", "does not take these options"),
+        ("tasks.fol.options.words=3", "at least 20 words"),
+        ("tasks.fol.functions=prov", "no function subset of that name: 'prov'. Did you mean 'prove'"),
+        ("tasks.math.options.families=['shoping']", "Did you mean 'shopping'?"),
+    ],
+)
+def test_checking_a_run_file_looks_at_its_tasks_too(
+    rightcall: Command, override: str, message: str
+) -> None:
+    demo = Path(__file__).parents[1] / "examples" / "demo.toml"
+    ended = rightcall("run", demo, "--check", "--set", override)
+    assert ended.code == 2
+    assert message in ended.err
+    assert ended.out == ""
 
 
 def test_show_gives_the_prompt_and_executes_gold_chains(rightcall: Command) -> None:
@@ -208,6 +266,58 @@ def test_pairs_are_made_counted_and_checked_for_leaks(
     leaking = rightcall("pairs", "make", chains, "--out", out, "--test", test)
     assert leaking.code == 2
     assert "test questions are in the training data" in leaking.err
+
+
+def test_strategies_are_compared_in_one_table(rightcall: Command, chains: Path) -> None:
+    shown = rightcall("pairs", "compare", chains).out
+    assert shown.splitlines()[2].split() == ["chain", "step", "first_error", "repair"]
+    some = rightcall("pairs", "compare", chains, "--strategy", "step", "--json")
+    assert json.loads(some.out)["step"]["pairs"] == 3
+    assert "Did you mean 'step'?" in rightcall("pairs", "compare", chains, "--strategy", "stp").err
+
+
+def wrong_sums(path: Path, count: int) -> Path:
+    """A student's wrong chains of the problems that `collect` would ask."""
+    task = SumTask()
+    setting = Setting(task, task.function_set(), "student", seed=1)
+    jobs = [Job(problem) for problem in task.problems("train", count)]
+    wrong = Played(lambda request: "record(1)" if len(request.messages) == 2 else 'stop("0")')
+    ChainStore(path).append(rollouts(setting, wrong, jobs))
+    return path
+
+
+def test_a_search_finds_first_errors_by_the_process_or_by_the_answer(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    right, wrong = tmp_path / "right.jsonl", wrong_sums(tmp_path / "wrong.jsonl", 3)
+    rightcall("collect", SUMS, "--model", "gold", "--count", 3, "--samples", 1, "--out", right)
+    common = ("search", SUMS, right, wrong, "--model", "gold", "--count", 3, "-k", 4)
+    out = tmp_path / "search.jsonl"
+    found = rightcall(*common, "--out", out)
+    assert found.code == 0
+    # the gold player goes on with its second turn: a right answer without the sum having been made
+    assert re.search(r"first error at step 1 +3\s", found.out)
+    assert len(list(ChainStore(out))) == 12
+    assert rightcall(*common, "--out", out).out == found.out
+    by_answer = rightcall(*common, "--out", tmp_path / "other.jsonl", "--by", "answer")
+    assert re.search(r"first error at step 2 +3\s", by_answer.out)
+    pairs = tmp_path / "pairs.jsonl"
+    config = ("--set", "strategies={first_error=1}")
+    assert rightcall("pairs", "make", right, wrong, out, "--out", pairs, *config).code == 0
+    assert {pair.basis for pair in read_pairs(pairs)} == {"rollouts"}
+    assert "by process or by answer" in rightcall(*common, "--out", out, "--by", "luck").err
+
+
+def test_a_tree_is_shown_or_drawn(rightcall: Command, chains: Path, tmp_path: Path) -> None:
+    shown = rightcall("tree", chains, "--problem", "p2").out
+    assert shown.startswith("What is 1 + 1, p2?\n")
+    assert "1/2 prompt" in shown
+    assert "0/1 add(1, 2)" in shown
+    picture = tmp_path / "tree.svg"
+    assert rightcall("tree", chains, "--svg", picture).out == f"{picture}\n"
+    assert picture.read_text(encoding="utf-8").startswith("<svg")
+    lost = rightcall("tree", chains, "--problem", "p22")
+    assert (lost.code, "Did you mean 'p2'?" in lost.err) == (2, True)
 
 
 def test_a_wrong_setting_of_a_stage_is_refused_with_the_nearest_key(
@@ -307,7 +417,9 @@ def test_an_unjudged_task_chooses_functions_as_the_task_does() -> None:
 def test_check_takes_a_subset_of_functions(rightcall: Command) -> None:
     made = rightcall("tasks", "check", SUMS, "--count", 3, "--functions", "short", "--json")
     assert (made.code, json.loads(made.out)["functions"]) == (0, ["add", "stop"])
-    assert rightcall("tasks", "check", SUMS, "--count", 3, "--functions", "stop,record").code == 1
+    none = rightcall("tasks", "check", SUMS, "--count", 3, "--functions", "stop,record")
+    assert none.code == 0
+    assert "no gold chain with these functions" in none.out
 
 
 def test_a_report_is_made_with_the_runs_own_settings_unless_others_are_given(

@@ -92,6 +92,14 @@ def test_a_wrong_value_is_refused_with_its_path(override: str, fault: str) -> No
     assert str(caught.value).startswith(fault)
 
 
+@pytest.mark.parametrize("number", ["1e400", "inf", "-inf", "nan"])
+def test_a_number_that_is_not_finite_is_refused(number: str) -> None:
+    table = deepcopy(SMALL)
+    set_key(table, f"train.dpo.learning_rate={number}")
+    with pytest.raises(ConfigError, match=r"train.dpo.learning_rate is wrong: .*Give a finite"):
+        resolve(table)
+
+
 def test_setting_one_key_of_a_table_leaves_its_other_defaults_as_they_are() -> None:
     whole = small().tasks["math"]
     part = small(

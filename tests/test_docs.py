@@ -14,6 +14,7 @@ import pytest
 import typer.main
 
 from rightcall import config
+from rightcall.chain import ChainStore, Outcome
 from rightcall.cli import app
 from rightcall.config import RunFile, TaskRun, load_config, resolve
 from rightcall.models.spec import ModelSpec
@@ -84,6 +85,48 @@ def assert_parses(arguments: list[str]) -> None:
         ModelSpec.parse(context.params["model"])
 
 
+SMALLER = {
+    "collect": ["--count", "6"],
+    "search": ["--count", "6", "--rollouts", "2"],
+    "train": ["--set", "max_steps=2"],
+    "evaluate": ["--count", "4"],
+    "check": ["--count", "5"],
+}
+"""Put behind a command of the README, so that it takes seconds; of an option given twice the last one
+counts. Nothing else is changed."""
+ELSEWHERE = ("http://", "run")
+"""What is not executed here: a command that needs a server, and the demo itself."""
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    lines = [line for block in blocks(PAGES[0], "sh") for line in block.splitlines()]
+    executed = []
+    for line in lines:
+        program, *arguments = shlex.split(re.sub(r"\s#.*", "", line)) or [""]
+        left_out = any(a in ELSEWHERE or a.startswith(ELSEWHERE[0]) for a in arguments)
+        if program == "rightcall" and not left_out:
+            command = next((name for name in SMALLER if name in arguments[:2]), "")
+            execute([*arguments, *SMALLER.get(command, [])], line)
+            executed.append(line)
+    assert len(executed) >= 12
+    tuned = list(ChainStore(tmp_path / "eval" / "tuned.jsonl"))
+    assert len(tuned) == 4
+    assert {chain.outcome for chain in tuned} <= {Outcome.CORRECT, Outcome.INCORRECT}
+
+
+def execute(arguments: list[str], line: str) -> None:
+    try:
+        code = app(arguments, prog_name="rightcall", standalone_mode=False)
+    except (Exception, SystemExit) as error:
+        raise AssertionError(f"{line}: {error}") from error
+    assert code in (None, 0), line
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
@@ -118,8 +161,8 @@ def test_the_map_of_the_tree_names_every_module_and_no_other() -> None:
 def test_the_configuration_page_names_every_key() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     models = [RunFile, TaskRun, ModelSpec]
-    models += [config.Problems, config.Collect, config.PairConfig, config.Train, config.TrainConfig]
-    models += [config.EvaluateConfig, config.Report]
+    models += [config.Problems, config.Collect, config.SearchConfig, config.PairConfig, config.Train]
+    models += [config.TrainConfig, config.EvaluateConfig, config.Report]
     missing = [
         f"{model.__name__}.{key}"
         for model in models

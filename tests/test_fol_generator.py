@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rightcall.chain import Problem
 from rightcall.functions import States
+from rightcall.task import Proved
 from rightcall.tasks.fol import FolTask
 from rightcall.tasks.fol.english import ANY, Literal, Rule, existential, fact, rule
 from rightcall.tasks.fol.formula import constants, parse, predicates, to_text
@@ -53,7 +54,7 @@ def test_other_seeds_give_other_problems() -> None:
 
 def test_labels_are_proved_by_both_provers() -> None:
     task = FolTask(provers=2)
-    assert [task.prove(problem) for problem in task.problems("validation", 20)] == [None] * 20
+    assert [task.prove(problem) for problem in task.problems("validation", 20)] == [Proved()] * 20
 
 
 def test_gold_chains_execute_to_the_label() -> None:

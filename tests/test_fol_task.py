@@ -5,12 +5,15 @@ from collections.abc import Sequence
 import pytest
 
 from rightcall.chain import Chain, Outcome, Problem, Step, StopReason
+from rightcall.check import gold_chain
 from rightcall.dialects import PythonCalls
 from rightcall.errors import ConfigError, FailureKind
 from rightcall.functions import States
 from rightcall.rollout import judged
-from rightcall.task import load_task
+from rightcall.task import Proved, Refuted, load_task
 from rightcall.tasks.fol import FolTask
+from rightcall.tasks.fol.formula import parse, to_text
+from rightcall.tasks.fol.steps import proof
 
 TASK = FolTask(provers=1)
 RED = Problem(
@@ -263,6 +266,35 @@ def test_a_claimed_goal_as_deep_as_can_be_read_is_judged() -> None:
     assert played(RED, calls).judgement.process_correct is False
 
 
+REVERSED = 'premise("forall x (red(x) -> cold(x) & smart(x))")'
+PROVED = 'derive("red(Bob)", "P1", "P2", "P3")'
+CLAIMED = [*RED.gold[:3], 'claim("red(Bob)")']
+
+
+@pytest.mark.parametrize(
+    ("calls", "wrong"),
+    [
+        (RED.gold, ()),
+        (['premise("cold(")', *RED.gold], ()),
+        ([RED.gold[1], REVERSED, RED.gold[2], RED.gold[3], 'stop("Unknown")'], (1,)),
+        ([RED.gold[0], RED.gold[1], RED.gold[1], RED.gold[2], *RED.gold[3:]], (2,)),
+        ([*RED.gold[:3], 'goal("cold(Bob)")', *RED.gold[3:]], (3,)),
+        ([RED.gold[0], RED.gold[1], RED.gold[3], 'stop("Unknown")'], (2,)),
+        ([*RED.gold[:4], 'stop("False")'], (4,)),
+        ([*CLAIMED, 'stop("True")'], (4,)),
+        ([*CLAIMED, 'derive("red(Bob)", "P1")', PROVED, 'stop("True")'], (4,)),
+        ([REVERSED, 'premise("tall(Bob)")', *RED.gold], (0, 1)),
+    ],
+    ids=[
+        "the gold chain", "a refused call", "a wrong formalisation", "a premise twice", "another goal",
+        "a sentence is skipped", "not what the prover said", "not derived", "a derivation refuted",
+        "two inventions",
+    ],
+)  # fmt: skip
+def test_the_wrong_steps_of_a_chain_are_known(calls: Sequence[str], wrong: tuple[int, ...]) -> None:
+    assert played(RED, calls).judgement.wrong_steps == wrong
+
+
 def test_a_problem_without_gold_formulas_is_judged_by_its_answer_alone() -> None:
     bare = Problem(id="b", question="?", answer="Uncertain")
     chain = played(bare, ['stop("Unknown")'])
@@ -279,6 +311,95 @@ def test_a_gold_chain_is_judged_without_asking_the_prover(monkeypatch: pytest.Mo
 
 
 def test_labels_are_proved_again_from_the_gold_formulas() -> None:
-    assert TASK.prove(RED) is None
+    assert TASK.prove(RED) == Proved()
     fault = TASK.prove(RED.model_copy(update={"answer": "Unknown"}))
-    assert fault == "the label is Unknown, Z3 says: True"
+    assert fault == Refuted("the label is Unknown, Z3 says: True")
+
+
+# --- deriving ---------------------------------------------------------------------------------------
+
+UNKNOWN = RED.model_copy(
+    update={
+        "answer": "Unknown",
+        "metadata": {"premises": ["forall x (cold(x) -> red(x))", "smart(Bob)"], "goal": "red(Bob)"},
+    }
+)
+OPENING = ['premise("forall x (cold(x) -> red(x))")', 'premise("smart(Bob)")', 'claim("red(Bob)")']
+BOTH = ['derive("red(Bob)", "P1", "P2")', 'derive("~red(Bob)", "P2", "P1")']
+
+
+@pytest.mark.parametrize(
+    ("tried", "process"),
+    [
+        ([], None),
+        (BOTH[:1], None),
+        (BOTH, True),
+        ([BOTH[0], 'derive("~red(Bob)", "P1")'], None),
+        (['derive("smart(Bob)", "P2")'], None),
+    ],
+    ids=["nothing", "one of them", "both", "not from all premises", "something else"],
+)
+def test_unknown_is_shown_by_trying_the_goal_and_its_negation_in_vain(
+    tried: list[str], process: bool | None
+) -> None:
+    judgement = played(UNKNOWN, [*OPENING, *tried, 'stop("Unknown")'], "derive").judgement
+    assert judgement.process_correct is process
+    if process is None:
+        assert "that nothing can be derived was not tried" in judgement.evidence
+    assert set(judgement.wrong_steps) <= {4}
+
+
+def test_unknown_after_a_wrong_formalisation_is_wrong_whatever_was_tried() -> None:
+    calls = [*OPENING, *BOTH, 'stop("Unknown")']
+    calls[1] = 'premise("cold(Bob) | smart(Bob)")'
+    assert played(UNKNOWN, calls, "derive").judgement.process_correct is False
+
+
+def test_a_goal_tried_in_vain_is_no_wrong_step() -> None:
+    judgement = played(UNKNOWN, [*OPENING, *BOTH, 'stop("Unknown")'], "derive").judgement
+    assert judgement.wrong_steps == ()
+
+
+def test_the_derive_subset_has_gold_chains_that_derive_the_answer_step_by_step() -> None:
+    problems = list(TASK.problems("train", 15, 4))
+    functions = TASK.function_set("derive")
+    for problem in problems:
+        chain = gold_chain(TASK, functions, problem)
+        assert chain.right_for_the_right_reason
+        assert chain.judgement.process_correct is True
+        assert not chain.failures
+    hops = {p.difficulty: gold_chain(TASK, functions, p) for p in problems if p.answer == "True"}
+    derivations = [s for s in hops[5].steps if s.call is not None and s.call.name == "derive"]
+    assert len(derivations) > 1
+
+
+def test_a_proof_takes_only_what_each_step_needs() -> None:
+    facts = ["cold(Bob)", "smart(Anne)"]
+    rules = ["forall x (red(x) -> kind(x))", "forall x (cold(x) -> red(x))"]
+    premises = [parse(text) for text in (facts[0], *rules, facts[1])]
+    steps = proof(premises, parse("kind(Bob)"))
+    assert steps is not None
+    assert [(to_text(step.formula), step.names) for step in steps] == [
+        ("red(Bob)", ("P1", "P3")),
+        ("kind(Bob)", ("D1", "P2")),
+    ]
+
+
+def test_a_proof_about_a_sort_goes_through_what_holds_of_the_sort() -> None:
+    premises = [parse(f"forall x ({a}(x) -> {b}(x))") for a, b in (("b", "c"), ("a", "b"), ("c", "d"))]
+    steps = proof(premises, parse("forall x (a(x) -> d(x))"))
+    assert steps is not None
+    assert [to_text(step.formula) for step in steps] == [
+        "forall x (a(x) -> c(x))",
+        "forall x (a(x) -> d(x))",
+    ]
+
+
+def test_there_is_no_proof_of_what_does_not_follow() -> None:
+    assert proof([parse("cold(Bob)")], parse("red(Bob)")) is None
+
+
+def test_functions_that_do_not_suffice_have_no_gold_chain() -> None:
+    assert TASK.gold(RED, TASK.function_set(["premise", "stop"])) == ()
+    assert TASK.gold(RED, TASK.function_set("prove")) == RED.gold
+    assert TASK.gold(RED, TASK.function_set("all")) == RED.gold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import random
+from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal
@@ -80,9 +81,51 @@ def fails(a: int) -> int:
     raise ValueError("always")
 
 
+def unknown_type(a: Number) -> int:  # type: ignore[name-defined]  # noqa: F821
+    """Give a."""
+    return a  # type: ignore[no-any-return]
+
+
+async def later(a: int) -> int:
+    """Give a."""
+    return a
+
+
+def several(a: int) -> Iterator[int]:
+    """Give a."""
+    yield a
+
+
+def positional(a: int, /) -> int:
+    """Give a."""
+    return a
+
+
+def wrong_default(a: int, b: int = "x") -> int:  # type: ignore[assignment]
+    """Give a."""
+    return a
+
+
+def unlike_default(a: int, b: int = "3") -> int:  # type: ignore[assignment]
+    """Give a."""
+    return a
+
+
+def no_default(a: int, b: str = None) -> int:  # type: ignore[assignment]  # noqa: RUF013
+    """Give a."""
+    return a
+
+
 @pytest.mark.parametrize(
     ("call", "worked", "message"),
     [
+        (unknown_type, "unknown_type(1)", "an annotation of unknown_type cannot be read: .*Number"),
+        (later, "later(1)", "later is a coroutine"),
+        (several, "several(1)", "several is a generator"),
+        (positional, "positional(1)", "parameter 'a' of positional is positional-only"),
+        (wrong_default, "wrong_default(1)", "the default of 'b' of wrong_default is not .*: 'x'"),
+        (unlike_default, "unlike_default(1)", "default of 'b' of unlike_default .*: '3'"),
+        (no_default, "no_default(1)", "default of 'b' of no_default"),
         (no_docstring, "no_docstring(1)", "no docstring"),
         (no_annotation, "no_annotation(1)", "parameter 'a' of no_annotation has no type annotation"),
         (keywords, "keywords()", r"takes \*\*anything"),
@@ -96,6 +139,36 @@ def fails(a: int) -> int:
 def test_a_wrong_definition_is_refused_when_it_is_made(call: Any, worked: str, message: str) -> None:
     with pytest.raises(DefinitionError, match=message):
         function(example=worked, trusted=True)(call)
+
+
+def test_an_unknown_role_is_refused_with_the_nearest() -> None:
+    with pytest.raises(DefinitionError, match=r"add has no such role: 'solver'. Did you mean 'solve'"):
+        function(example="add(2, 3)", role="solver", trusted=True)(add.call)
+
+
+def test_a_parameter_may_have_any_name_that_python_allows() -> None:
+    @function(example="odd(1, _a=2, copy=3)", trusted=True)
+    def odd(model_extra: int, _a: int, copy: int, schema: int = 4, __b: int = 5) -> str:
+        """Give them all."""
+        return f"{model_extra} {_a} {copy} {schema} {__b}"
+
+    functions = FunctionSet([odd])
+    assert odd.example_result == "1 2 3 4 5"
+    assert functions.reply("odd(1, 2, 3, 4, 6)", {}).observation.text == "1 2 3 4 6"
+    assert list(odd.schema["function"]["parameters"]["properties"])[:2] == ["model_extra", "_a"]
+    refused = functions.reply("odd(1, 2, 3, argument_3=4)", {}).observation
+    assert refused.failure is FailureKind.UNEXPECTED_ARGUMENT
+    missing = functions.reply("odd(1, copy=2)", {}).observation.text
+    assert "missing argument '_a'" in missing
+
+
+def test_a_default_that_fits_is_used_as_it_is() -> None:
+    @function(example="f()", trusted=True)
+    def f(a: float = 2, b: str | None = None, c: list[int] = [1]) -> str:  # noqa: B006
+        """Show them."""
+        return repr((a, b, c))
+
+    assert f.example_result == "(2, None, [1])"
 
 
 def test_an_example_may_be_given_its_state() -> None:
@@ -281,6 +354,21 @@ def test_a_reply_that_is_too_long_is_refused_by_its_length() -> None:
         ("print(add(1, 2))", "add(1, 2)"),
         ("subtract(1, 2)", "subtract(1, 2)"),
         ("I say foo(1) but do add(1, 2)", "add(1, 2)"),
+        ("<think>maybe stop(5)?</think>\nadd(1, 2)", "add(1, 2)"),
+        ("<think>\nstop(5)\n</think>\n\nadd(1, 2)", "add(1, 2)"),
+        ("Perhaps\nstop(5)\n</think>\nadd(1, 2)", "add(1, 2)"),
+        ("<thinking>stop(5)</thinking> so add(1, 2).", "add(1, 2)"),
+        ("stop('<think>')", "stop('<think>')"),
+        ("stop('a </think> b')", "stop('a </think> b')"),
+        ("I would not stop(5) yet. add(1, 2)", "add(1, 2)"),
+        ("I do this: add(1, 2). Then I will stop(3).", "add(1, 2)"),
+        ("Then I will stop(3) at last", "stop(3)"),
+        ("I would not stop(5) yet.\nadd(1, 2)", "add(1, 2)"),
+        ("I would not stop(5) yet.\n1. `add(1, 2)`", "add(1, 2)"),
+        ("Do not stop(5).\n```python\ntotal = add(1, 2)\n```", "add(1, 2)"),
+        ("stop(5) is too early.\n- add(1,\n  2)  # now", "add(1, 2)"),
+        ("add(1, 2)\nthen stop(3)", "add(1, 2)"),
+        ("add(1, 2); stop(3)", "add(1, 2)"),
     ],
 )
 def test_the_call_of_a_reply(text: str, call: str) -> None:
@@ -317,6 +405,25 @@ def test_what_is_not_a_call_of_literals_is_refused_with_a_remedy(text: str, kind
         parse_calls(text, known=["add"])
     assert caught.value.kind is kind
     assert caught.value.remedy
+
+
+def test_a_reply_that_is_a_thought_alone_makes_no_call() -> None:
+    for text in ("<think>add(1, 2)</think>", "<think>\nadd(1, 2)", "add(1, 2)\n</think>"):
+        with pytest.raises(CallError, match="no function call in the reply"):
+            parse_calls(text, known=["add"])
+
+
+def test_calls_that_are_only_talked_about_are_not_counted() -> None:
+    text = "After record(1) I will stop(2).\nrecord(3)"
+    assert [str(call) for call in parse_calls(text, known=["record", "stop"])] == ["record(3)"]
+    assert FUNCTIONS.reply(text, {}).observation.text == "1 recorded"
+
+
+@given(calls, calls, st.sampled_from(["{}\n{}", "{} {}", "{}; {}", "```\n{}\n{}\n```", "> {}\n{}"]))
+def test_of_calls_without_a_sentence_around_them_all_count_in_order(
+    one: Call, other: Call, frame: str
+) -> None:
+    assert parse_calls(frame.format(one, other), known=[one.name, other.name]) == [one, other]
 
 
 def test_of_several_calls_the_first_is_run_and_the_model_is_told() -> None:
@@ -420,6 +527,24 @@ def test_a_surrogate_in_a_result_is_replaced_since_no_file_could_hold_it() -> No
     assert half.example_result == "a\ufffdb"
 
 
+def test_a_surrogate_in_an_answer_is_replaced_too() -> None:
+    @function(example="halt()", role="flow", trusted=True)
+    def halt() -> Stop:
+        """Stop."""
+        return Stop("a\ud800b")
+
+    result = FunctionSet([halt]).reply("halt()", {})
+    assert result.answer == "a\ufffdb"
+    assert result.observation.text == "a\ufffdb"
+
+
+def test_a_call_with_a_surrogate_is_refused_in_the_parsers_own_words() -> None:
+    with pytest.raises(CallError) as caught:
+        parse_calls("add('\ud800', 2)", known=["add"])
+    assert "nested" not in str(caught.value)
+    assert "surrogates" in str(caught.value)
+
+
 def test_an_answer_that_is_not_text_becomes_text() -> None:
     @function(example="end()", trusted=True)
     def end() -> Stop:
@@ -513,3 +638,17 @@ def test_prompts_list_functions_in_a_fixed_order() -> None:
     order = ["stop", "add", "record"]
     random.Random(0).shuffle(order)
     assert [made.name for made in FUNCTIONS.subset(order)] == order
+
+
+def test_a_worker_whose_result_cannot_be_shown_leaves_the_state_as_it_was() -> None:
+    @function(example="power(2)")
+    def power(digits: int, tally: Tally) -> int:
+        """A power of ten."""
+        tally.numbers.append(digits)
+        return int(10**digits)
+
+    functions = FunctionSet([record, power])
+    states: States = {}
+    assert functions.reply("power(3)", states).observation.text == "1000"
+    assert functions.reply("power(5000)", states).observation.failure is FailureKind.FUNCTION_ERROR
+    assert functions.reply("record(2)", states).observation.text == "2 recorded"

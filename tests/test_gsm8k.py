@@ -8,6 +8,7 @@ from rich.console import Console
 from rightcall.chain import Chain, Outcome, Step, StopReason
 from rightcall.check import check_task
 from rightcall.errors import DataError
+from rightcall.task import Proved, Refuted, Task
 from rightcall.tasks.gsm8k import Gsm8kTask, annotation_report, compare, problem_of
 
 ROW = {
@@ -165,26 +166,41 @@ def test_a_wrong_annotation_is_a_fault():
     assert (report.annotations, report.exact, report.mismatched) == (4, 3, 1)
     assert report.reexecuted == 0.75
     assert "2+2=5" in report.faults[0]
-    assert "2+2=5" in (Gsm8kTask.prove(Gsm8kTask.__new__(Gsm8kTask), problem) or "")
+    task = Gsm8kTask.__new__(Gsm8kTask)
+    verdict = task.prove(problem)
+    assert isinstance(verdict, Refuted)
+    assert "2+2=5" in verdict.reason
+    assert task.prove(problem_of(ROW, "here")) == Proved()
+
+
+def test_an_answer_that_no_annotation_gives_is_not_called_proved():
+    task = Gsm8kTask.__new__(Gsm8kTask)
+    for answer in ("<<2+2=4>>4 and one\n#### 5", "Five.\n#### 5"):
+        assert task.prove(problem_of({"question": "q", "answer": answer}, "here")) is None
+    assert task.proof != Task.proof
 
 
 @pytest.mark.parametrize(
-    ("calls", "right"),
+    ("calls", "right", "wrong_steps"),
     [
-        (('calculate("2.5*4")', 'calculate("12*2.5")', 'calculate("30+10")', "stop(40)"), True),
-        (('calculate("2.5*(4+12)")', "stop('$40.00')"), True),
-        (("calculate('$2.50 x 4 + 12 * 2.50')", "stop('40 dollars')"), True),
-        (('calculate("2.5*4")', "stop(40)"), False),
-        (("stop(40)",), False),
-        (('calculate("50-10")', "stop(40)"), None),
+        (('calculate("2.5*4")', 'calculate("12*2.5")', 'calculate("30+10")', "stop(40)"), True, ()),
+        (('calculate("2.5*(4+12)")', "stop('$40.00')"), True, ()),
+        (("calculate('$2.50 x 4 + 12 * 2.50')", "stop('40 dollars')"), True, ()),
+        (('calculate("12-4")', 'calculate("2.5*(4+12)")', "stop(40)"), True, (0,)),
+        (('calculate("2.5*4")', "stop(40)"), False, (1,)),
+        (("stop(40)",), False, (0,)),
+        (('calculate("50-10")', "stop(40)"), None, ()),
     ],
 )
-def test_the_gold_plan_in_other_words_is_right_and_other_plans_are_unknown(tmp_path, calls, right):
+def test_the_gold_plan_in_other_words_is_right_and_other_plans_are_unknown(
+    tmp_path, calls, right, wrong_steps
+):
     task = Gsm8kTask(str(write(tmp_path / "train.jsonl", [ROW])))
     problem = problem_of(ROW, "here")
     chain = play(task, problem, calls)
     assert task.verify(problem, chain.answer)
     assert task.judge(problem, chain).process_correct is right
+    assert task.judge(problem, chain).wrong_steps == wrong_steps
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,11 @@ LAYERS = (
     {"errors", "stats"},
     {"chain", "settings", "files", "sandbox"},
     {"functions"},
-    {"dialects", "task", "rendering", "models"},
-    {"rollout", "tasks"},
+    {"dialects", "task", "rendering", "models", "tree"},
+    {"rollout", "search", "tasks"},
     {"pairs", "train", "evaluate", "compare", "report", "check"},
     {"config", "terminal"},
+    {"tree_view"},
     {"run"},
     {"cli"},
 )

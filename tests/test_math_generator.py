@@ -1,5 +1,6 @@
 """The generated word problems and their gold chains."""
 
+import re
 from collections import Counter
 from fractions import Fraction
 from itertools import islice
@@ -7,6 +8,9 @@ from itertools import islice
 import pytest
 
 from rightcall.chain import Chain, Outcome, Step, StopReason
+from rightcall.check import check_task
+from rightcall.errors import ConfigError
+from rightcall.task import Proved, Refuted, load_task
 from rightcall.tasks.math import MathTask, generate
 from rightcall.tasks.math.families import FAMILIES
 from rightcall.tasks.math.generator import split_of, stream
@@ -80,9 +84,9 @@ def test_a_wrong_operation_is_judged_wrong_even_with_the_right_answer(problems):
 
 
 def test_the_gold_expression_proves_the_answer(problems):
-    assert all(TASK.prove(problem) is None for problem in problems)
+    assert all(TASK.prove(problem) == Proved() for problem in problems)
     wrong = problems[0].model_copy(update={"answer": "1"})
-    assert TASK.prove(wrong) is not None
+    assert isinstance(TASK.prove(wrong), Refuted)
 
 
 def test_the_same_arguments_give_the_same_problems():
@@ -173,3 +177,42 @@ def test_questions_are_plain_sentences(problems):
         assert problem.question.endswith("?")
         assert "  " not in problem.question
         assert "{" not in problem.question
+
+
+@pytest.mark.parametrize("subset", ["calculator", "arithmetic", "all"])
+def test_every_subset_of_functions_has_gold_chains_that_are_right_for_the_right_reason(
+    subset: str,
+) -> None:
+    report = check_task(TASK, 25, subset=subset)
+    assert report.ok, report.findings
+    assert report.without_gold == 0
+
+
+def test_functions_that_cannot_solve_a_problem_have_no_gold_chain() -> None:
+    report = check_task(TASK, 2, subset=["reason", "stop"])
+    assert report.without_gold == 6
+    assert report.ok
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 3}, "option steps of task math is wrong: 3"),
+        ({"steps": ["a", "b"]}, "option steps of task math is wrong"),
+        ({"steps": [1, 2, 3]}, "steps needs two numbers"),
+        ({"steps": [5, 99]}, "no problems have these numbers of steps"),
+        ({"families": "shoping"}, "unknown family: 'shoping'. Did you mean 'shopping'?"),
+        ({"families": ["shopping", "wage"]}, "unknown family: 'wage'. Did you mean 'wages'?"),
+        ({"families": 3}, "option families of task math is wrong: 3"),
+    ],
+)
+def test_wrong_options_are_refused_at_once_with_the_value(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_task("math", **options)
+
+
+def test_one_family_needs_no_list() -> None:
+    one = load_task("math", families="shopping", steps=[2, 3])
+    assert {p.metadata["family"] for p in one.problems("train", 6)} == {"shopping"}

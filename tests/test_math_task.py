@@ -406,6 +406,35 @@ def test_unused_results_and_strange_numbers_are_evidence():
     assert verdict.measures["results_used"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(
+    ("calls", "wrong"),
+    [
+        (PROBLEM.gold, ()),
+        (("subtract(240, 5)", "stop(235)"), (0,)),
+        (("multiply(20, 12)", "stop(235)"), (1,)),
+        (("multiply(20, 12)", "stop(240)"), (1,)),
+        (("multiply(20, 12)", "reason('So.')", "subtract(240, 5)", "stop(240)"), (3,)),
+        (("add(20, 7)", "multiply(20, 12)", "subtract(240, 5)", "stop(235)"), (0,)),
+        (("multiply(20, 12)", "add(240, 7)", "subtract(240, 5)", "stop('many')"), (1, 3)),
+        (("multiply(20, 12)", "divide(240, 0)", "subtract(240, 5)", "stop(235)"), ()),
+        (("multiply(20, 12)", "add(240, 5)", "stop(245)"), ()),
+    ],
+    ids=[
+        "the gold plan", "a number from nowhere", "an answer from nowhere", "half of the way",
+        "a part of the plan that is not used", "a waste", "no number", "a refused call",
+        "which of them is beyond telling",
+    ],
+)  # fmt: skip
+def test_steps_are_judged_wrong_where_that_is_known(calls, wrong):
+    assert judge(*calls).wrong_steps == wrong
+
+
+def test_a_number_from_nowhere_that_a_right_plan_does_not_depend_on_is_not_wrong():
+    verdict = judge("calculate('20 * 12 + 99 - 99 - 5')", "stop(235)")
+    assert (verdict.process_correct, verdict.wrong_steps) == (True, ())
+    assert "99 is neither in the question nor a result." in verdict.evidence
+
+
 def test_equations_take_part_in_the_plan():
     chain = played(PROBLEM, ["solve_equation('x + 5 = 20 * 12')", "stop(235)"])
     assert TASK.judge(PROBLEM, chain).process_correct is True

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 from rightcall.chain import Message
 from rightcall.errors import ConfigError
 from rightcall.models import Reply, Request, Sampling
-from rightcall.models.engine import Engine, Turn, sample, uniforms
+from rightcall.models.engine import Engine, Turn
 from rightcall.models.local import LocalModel
+from rightcall.models.sampling import sample, uniforms
 from rightcall.rollout import Budget, Job, Setting, rollouts
 from tiny_models import build_tiny
 from toys import SumTask
@@ -96,7 +97,7 @@ def conversations(
         )
         for index, (c, reply) in enumerate(replies.items()):
             assert reply.token_ids is not None
-            prompt = model._renderer.render(history[c], said[c], reply_next=True).ids
+            prompt = model.renderer.render(history[c], said[c], reply_next=True).ids
             assert reply.prompt_tokens == len(prompt)
             seen.append((prompt, reply.token_ids))
             ended = reply.finish_reason == "stop"
@@ -125,7 +126,7 @@ def test_every_unique_prompt_token_is_computed_about_once(llama: Path) -> None:
     said = len({(*p, *r[:end]) for p, r in seen for end in range(1, len(r) + 1)})
     asked = sum(len(prompt) for prompt, _ in seen)
     assert model.stats.prompt_tokens == asked
-    # A reply's last token and the final prompt token of a copied row are computed by each row.
+    # A reply's last token is computed when its conversation goes on.
     assert computed <= 1.1 * (unique - said) + len(seen)
     assert computed < asked / 4
 
@@ -207,7 +208,7 @@ def test_samples_of_one_prompt_differ_by_seed_and_share_its_prefill(llama: Path)
             ],
         )
         prompt = replies["c0"].prompt_tokens
-        assert model.stats.prefilled_tokens == prompt + 7
+        assert model.stats.prefilled_tokens == prompt
     assert len({reply.token_ids for reply in replies.values()}) > 4
 
 
@@ -222,7 +223,7 @@ def test_a_conversation_resumes_in_a_fresh_model_and_branches_from_a_prefix(llam
         live = ask(model, [later])["a"]
         before = model.stats.prefilled_tokens
         branches = ask(model, [later.model_copy(update={"chain": f"b{i}"}) for i in range(3)])
-        assert model.stats.prefilled_tokens == before + 3
+        assert model.stats.prefilled_tokens == before
     with LocalModel.load(llama, capacity=1) as model:
         resumed = ask(model, [later])["a"]
     assert live.token_ids == resumed.token_ids
@@ -304,6 +305,85 @@ def test_a_released_chain_leaves_the_others_alone(llama: Path) -> None:
         for request in requests("ac"):
             assert ask(model, [request])[request.chain].token_ids == replies[request.chain].token_ids
             model.release(request.chain)
+
+
+def test_rollouts_from_a_prefix_of_steps_compute_it_once(llama: Path) -> None:
+    task = SumTask()
+    setting = Setting(
+        task, task.function_set(), "student", Sampling(temperature=1.0, max_tokens=40), Budget(steps=4)
+    )
+    prompts: list[tuple[int, ...]] = []
+    said: list[tuple[int, ...]] = []
+
+    class Watched(LocalModel):
+        def submit(self, request: Request) -> None:
+            ids = self.renderer.render(request.messages, request.completions, reply_next=True).ids
+            prompts.append(ids)
+            super().submit(request)
+
+        def poll(self):  # type: ignore[no-untyped-def]
+            answers = super().poll()
+            for request, reply in answers:
+                ids = self.renderer.render(request.messages, request.completions, reply_next=True).ids
+                said.append((*ids, *reply.token_ids))
+            return answers
+
+    def model(capacity: int) -> LocalModel:
+        borrowed = AutoModelForCausalLM.from_pretrained(llama)
+        made = Watched(borrowed, _tokenizer(llama), name="m", capacity=capacity)
+        made._engine._stop = np.arange(40)  # one token in ten ends a reply
+        return made
+
+    with model(4) as first:
+        problems = list(task.problems("train", 3))
+        recorded = list(rollouts(setting, first, [Job(problem) for problem in problems]))
+    prefixes = {c.problem_id: c.steps[:2] for c in recorded if len(c.steps) >= 2}
+    assert prefixes
+    jobs = [
+        Job(problem, sample, prefixes[problem.id])
+        for problem in problems
+        if problem.id in prefixes
+        for sample in range(1, 9)
+    ]
+    prompts.clear()
+    said.clear()
+    with model(6) as second:
+        branched = list(rollouts(setting, second, jobs))
+        computed = second.stats.prefilled_tokens
+    assert all(c.steps[:2] == prefixes[c.problem_id] for c in branched)
+    # Every token of every prompt once, but those that a chain itself decoded and that are in its cache.
+    nodes = {p[:end] for p in prompts for end in range(1, len(p) + 1)}
+    begun = set(prompts)
+    decoded = {
+        s[:end]
+        for s in said
+        for end in range(max(len(p) for p in begun if s[: len(p)] == p) + 1, len(s))
+    }
+    assert computed <= 1.1 * len(nodes - decoded)
+    assert computed < sum(map(len, prompts)) / 4
+
+
+def test_first_tokens_of_the_engine_follow_the_models_distribution(llama: Path) -> None:
+    count = 1500
+    sampling = Sampling(temperature=0.7, max_tokens=1)
+    with LocalModel.load(llama, capacity=count, device="cpu") as model:
+        requests = [
+            Request(chain=f"c{i}", messages=(SYSTEM, question(2)), sampling=sampling, seed=i)
+            for i in range(count)
+        ]
+        replies = ask(model, requests)
+        prompt = model.renderer.render(requests[0].messages, reply_next=True).ids
+        assert model.stats.prefilled_tokens == len(prompt)
+    reference = AutoModelForCausalLM.from_pretrained(llama)
+    with torch.no_grad():
+        logits = reference(torch.tensor([prompt])).logits[0, -1].double()
+    wanted = torch.softmax(logits / 0.7, -1).numpy() * count
+    seen = np.bincount([(r.token_ids or ())[0] for r in replies.values()], minlength=len(wanted))
+    usual = wanted >= 5
+    rest = [seen[~usual].sum()], [wanted[~usual].sum()]
+    expected = np.concatenate([wanted[usual], rest[1]])
+    observed = np.concatenate([seen[usual], rest[0]])
+    assert chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-3
 
 
 def test_rollouts_do_not_depend_on_how_many_are_in_flight(llama: Path) -> None:
@@ -407,7 +487,7 @@ def test_the_name_tells_other_weights_in_the_same_folder_apart(tmp_path):
     assert LocalModel.load(build_tiny("llama", folder, seed=1)).name != first
     assert first.startswith(str(folder))
     template = folder / "chat_template.jinja"
-    template.write_text(template.read_text() + " ")
+    template.write_text("{# another #}" + template.read_text())
     assert LocalModel.load(folder).name != LocalModel.load(build_tiny("llama", folder, seed=1)).name
 
 

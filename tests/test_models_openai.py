@@ -290,6 +290,15 @@ def test_a_cut_reply_says_so_even_without_text() -> None:
     assert (second.text, second.finish_reason) == ("", "length")
 
 
+def test_half_a_surrogate_pair_in_a_reply_is_replaced_so_that_chains_can_be_written() -> None:
+    with FaultServer(says("stop('\ud83d')")) as server:
+        assert b"ud83d" in json.dumps("\ud83d").encode()  # what goes over the wire
+        reply, _ = answer(server)
+    assert isinstance(reply, Reply)
+    assert reply.text == "stop('\ufffd')"
+    assert "\ufffd" in reply.model_dump_json()
+
+
 def test_capacity_requests_are_open_at_once_and_no_more() -> None:
     lock, level, highest = threading.Lock(), [0], [0]
 

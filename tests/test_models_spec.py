@@ -50,6 +50,10 @@ def test_settings_go_with_a_short_form_and_survive_a_round_trip() -> None:
     [
         ("http://localhost:8000/v1", {}, "needs a model's name"),
         ("", {}, "needs a name"),
+        ("openai", {}, "not a model: 'openai'. A server: http"),
+        ("http", {}, "not a model: 'http'"),
+        ("openai#", {}, "not a model"),
+        ("localhost:8000/v1#m", {}, "not a model"),
         ("m", {"adaptor": "x"}, "adaptor"),
         ("m", {"base_url": "http://x"}, "belongs to kind = 'openai'"),
         ("openai#m", {"dtype": "float32"}, "belongs to kind = 'local'"),

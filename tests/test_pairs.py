@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightcall.chain import Chain, Message, Observation, Problem, StopReason
-from rightcall.dialects import DIALECTS, PythonCalls
+from chain_sets import FAILED_ADD, chain_sets, judged_chain
+from rightcall.chain import Chain, Judgement, Message, Observation, Problem, StopReason
+from rightcall.dialects import DIALECTS, PythonCalls, conversation
 from rightcall.errors import ConfigError, DataError, FailureKind
+from rightcall.functions import FunctionSet, States
 from rightcall.pairs import (
+    STRATEGIES,
+    Basis,
     PairConfig,
     PreferencePair,
     check_leaks,
+    compare_strategies,
+    comparison_table,
     make_pairs,
     pair_statistics,
     read_pairs,
     write_pairs,
 )
+from rightcall.tasks.fol.task import FolTask
+from rightcall.tasks.math.functions import TRUSTED
+from rightcall.tree import StepTree
 from toys import chain, step
 
 STEPS = PairConfig(strategies={"step": 1.0})
@@ -83,6 +93,313 @@ def test_chains_without_a_real_parting_of_ways_make_no_step_pair(wrong: Chain) -
     dropped: Counter[str] = Counter()
     assert list(make_pairs([RIGHT, wrong], STEPS, dropped)) == []
     assert dropped == {"problem whose chains make no pair": 1}
+
+
+# --- what the tree decides ----------------------------------------------------------------------
+
+EVERY = dict.fromkeys(STRATEGIES, 1.0)
+
+
+def alone(strategy: str, **changes: Any) -> PairConfig:
+    return PairConfig(strategies={strategy: 1.0}, **{"max_per_problem": 50, **changes})
+
+
+def branch(reply: str, well: int, badly: int) -> list[Chain]:
+    """Chains that begin with this reply, so many ending well and so many badly."""
+    return [
+        chain(reply, f"record({i})", 'stop("2")' if i < well else 'stop("3")', right=i < well)
+        for i in range(well + badly)
+    ]
+
+
+def only(messages: tuple[Message, ...]) -> str:
+    (message,) = messages
+    return message["content"]
+
+
+@pytest.mark.parametrize(("good", "bad"), [((1, 1), (1, 1)), ((1, 3), (2, 2)), ((0, 3), (0, 2))])
+def test_a_step_that_is_not_worth_more_is_not_chosen(
+    good: tuple[int, int], bad: tuple[int, int]
+) -> None:
+    chains = branch("add(1, 1)", *good) + branch("add(1, 2)", *bad)
+    made = make_pairs(chains, alone("step"))
+    assert not [p for p in made if not p.prompt[2:] and only(p.chosen) == "add(1, 1)"]
+
+
+def test_the_gap_that_is_large_and_well_counted_comes_first() -> None:
+    chains = [*branch("add(1, 1)", 5, 1), *branch("add(1, 2)", 0, 5), *branch("add(9, 9)", 1, 2)]
+    first = next(iter(make_pairs(chains, alone("step"))))
+    assert (only(first.chosen), only(first.rejected)) == ("add(1, 1)", "add(1, 2)")
+    assert first.basis is Basis.VALUES
+    assert (first.chosen_value, first.rejected_value) == (5 / 6, 0.0)
+    assert (first.chosen_count, first.rejected_count) == (6, 5)
+
+
+def test_another_rejected_step_comes_before_the_same_one_again() -> None:
+    chains = [
+        *branch("add(1, 1)", 9, 0), *branch("add(2, 0)", 9, 0), *branch("add(1, 2)", 0, 9),
+        *branch("add(1, 3)", 0, 2),
+    ]  # fmt: skip
+    made = list(make_pairs(chains, alone("step", max_per_problem=2)))
+    assert [only(p.rejected) for p in made] == ["add(1, 2)", "add(1, 3)"]
+
+
+def test_a_step_that_the_task_judges_wrong_is_rejected_before_all_others() -> None:
+    right, wrong = judged_chain([0, 1], right=True), judged_chain([0, 2], right=True)
+    others = branch("add(2, 2)", 0, 9)
+    made = list(make_pairs([right, wrong, *others], alone("step", max_per_problem=2)))
+    assert [p.basis for p in made] == [Basis.PROCESS, Basis.VALUES]
+    assert only(made[0].rejected) == "record(2)"
+    assert made[0].rejected_error == "wrong_process"
+
+
+def test_a_step_that_the_task_judges_wrong_is_never_chosen() -> None:
+    slip = chain("record(2)", 'stop("2")')
+    slip = slip.model_copy(update={"judgement": Judgement(process_correct=True, wrong_steps=(0,))})
+    bad = chain("record(5)", 'stop("3")', right=False)
+    assert list(make_pairs([slip, bad], alone("step"))) == []
+    assert len(list(make_pairs([slip, bad], alone("chain")))) == 1
+
+
+def lost_after(reply: str, tries: int) -> list[Chain]:
+    """Rollouts from a prefix of one step, all in vain."""
+    return [
+        chain(reply, f"record({i})", 'stop("3")', right=False, sample=i).model_copy(
+            update={"given_steps": 1, "key": f"rollout-{reply}-{i}"}
+        )
+        for i in range(tries)
+    ]
+
+
+def test_a_first_error_pair_takes_the_best_step_in_the_place_of_the_lost_one() -> None:
+    chains = [*branch("add(1, 1)", 3, 0), *branch("add(2, 0)", 1, 1), *branch("add(1, 2)", 0, 1)]
+    found = list(make_pairs([*chains, *lost_after("add(1, 2)", 4)], alone("first_error")))
+    (pair,) = [p for p in found if only(p.rejected) == "add(1, 2)"]
+    assert only(pair.chosen) == "add(1, 1)"
+    assert pair.basis is Basis.ROLLOUTS
+    assert (pair.rejected_value, pair.rejected_count) == (0.0, 5)
+    few = make_pairs([*chains, *lost_after("add(1, 2)", 3)], alone("first_error"))
+    assert "add(1, 2)" not in {only(p.rejected) for p in few}
+
+
+def test_samples_alone_may_be_enough_for_a_first_error() -> None:
+    chains = [*branch("add(1, 1)", 1, 0), *branch("add(1, 2)", 0, 5)]
+    (pair,) = make_pairs(chains, alone("first_error"))
+    assert (only(pair.rejected), pair.rejected_count) == ("add(1, 2)", 5)
+
+
+@given(chains=chain_sets(rollouts=True))
+def test_a_first_error_is_never_a_step_that_something_recovered_from(chains: list[Chain]) -> None:
+    tree = StepTree.of(chains)
+    for pair in make_pairs(chains, alone("first_error", min_rollouts=2)):
+        depth = sum(m["role"] == "assistant" for m in pair.prompt)
+        node = tree.path(pair.rejected_chain)[depth + 1]
+        assert not node.recovered
+        assert node.counted >= 3 or node.final or tree.chains[pair.rejected_chain].given_steps > depth
+        assert tree.path(pair.rejected_chain)[depth].recovered
+        assert pair.chosen_value > 0 == pair.rejected_value
+
+
+# --- repairs ------------------------------------------------------------------------------------
+
+
+def test_a_repair_places_the_call_that_succeeded_where_the_failed_one_was() -> None:
+    twice = chain("record(1)", FAILED_ADD, FAILED_ADD, "add(1, 1)", 'stop("2")')
+    first, second = make_pairs([twice], alone("repair"))
+    for pair, before in ((first, 1), (second, 2)):
+        assert only(pair.chosen) == "add(1, 1)"
+        assert only(pair.rejected) == "add(1)"
+        assert len(replies(pair.prompt)) == before
+        assert (pair.basis, pair.rejected_error) == (Basis.REPAIR, "missing_argument")
+        assert pair.evidence == "Error: add needs b"
+        assert pair.chosen_chain == pair.rejected_chain == twice.key
+
+
+@pytest.mark.parametrize(
+    ("mended", "right", "count"),
+    [
+        (["add(1, 1)", 'stop("3")'], False, 1),
+        (["record(2)", 'stop("3")'], False, 0),
+        ([], False, 0),
+        (["add(1, 1)"], True, 1),
+    ],
+    ids=["its chain ended badly", "another function", "nothing succeeded", "its chain ended well"],
+)
+def test_what_counts_as_a_repair(mended: list[str], right: bool, count: int) -> None:
+    made = chain(FAILED_ADD, *mended, right=right)
+    assert len(list(make_pairs([made], alone("repair")))) == count
+
+
+def test_a_repair_that_is_wrong_itself_is_none() -> None:
+    answer = step("stop(", "Error", FailureKind.UNPARSABLE)
+    assert list(make_pairs([chain(answer, 'stop("3")', right=False)], alone("repair"))) == []
+    assert len(list(make_pairs([chain(answer, 'stop("2")')], alone("repair")))) == 1
+    talk = step("hm", "Error", FailureKind.NO_CALL)
+    slip = chain(talk, "record(2)", 'stop("2")')
+    judged = slip.model_copy(update={"judgement": Judgement(wrong_steps=(1,))})
+    assert len(list(make_pairs([slip], alone("repair")))) == 1
+    assert list(make_pairs([judged], alone("repair"))) == []
+
+
+def test_repairs_of_chains_that_ended_well_come_first_and_kinds_of_failure_take_turns() -> None:
+    talk = step("hm", "Error", FailureKind.NO_CALL)
+    badly = chain(FAILED_ADD, "add(1, 2)", 'stop("3")', right=False)
+    well = chain("record(7)", FAILED_ADD, "add(1, 1)", FAILED_ADD, "add(2, 0)", talk, 'stop("2")')
+    made = list(make_pairs([badly, well], alone("repair")))
+    assert [p.rejected_error for p in made] == [
+        "missing_argument", "no_call", "missing_argument", "missing_argument",
+    ]  # fmt: skip
+    assert [p.chosen_chain == well.key for p in made] == [True, True, True, False]
+    assert [bool(p.answer) for p in made] == [True, True, True, False]
+
+
+def test_repairs_come_only_from_roles_that_may_be_chosen_and_rejected() -> None:
+    made = chain(FAILED_ADD, "add(1, 1)", 'stop("2")', source="teacher")
+    assert len(list(make_pairs([made], alone("repair")))) == 1
+    assert list(make_pairs([made], alone("repair", sources_rejected=("student",)))) == []
+
+
+FORMULAS = st.sampled_from(
+    ["cold(Bob)", "red(Bob)", "forall x (cold(x) -> red(x))", "cold(Bob, Anne)", "cold(", "", "~"]
+)
+FOL_CALLS = st.one_of(
+    st.builds("premise({!r})".format, FORMULAS),
+    st.builds("goal({!r})".format, FORMULAS),
+    st.builds("claim({!r})".format, FORMULAS),
+    st.builds("derive({!r}, {!r})".format, FORMULAS, st.sampled_from(["P1", "P2", "P9"])),
+    st.sampled_from(["derive('red(Bob)')", "stop('maybe')", "goal()", "prove('x')", "hm"]),
+)
+
+
+@given(calls=st.lists(FOL_CALLS, max_size=6))
+def test_a_failed_call_of_a_built_in_task_leaves_the_state_as_it_was(calls: list[str]) -> None:
+    functions, states = FolTask().function_set("all"), States()
+    for call in calls:
+        before = {kind: deepcopy(state) for kind, state in states.items()}
+        failed = functions.reply(call, states).observation.failure is not None
+        if failed:
+            assert {k: s for k, s in states.items() if s != k()} == {
+                k: s for k, s in before.items() if s != k()
+            }
+
+
+def test_the_functions_of_the_math_tasks_keep_no_state() -> None:
+    assert [made.name for made in FunctionSet(TRUSTED) if made.state_parameters] == []
+
+
+# --- promises of all strategies -----------------------------------------------------------------
+
+
+def texts(messages: tuple[Message, ...]) -> list[str]:
+    return [m["content"] for m in messages]
+
+
+@given(chains=chain_sets(rollouts=True))
+def test_both_sides_go_on_a_conversation_that_took_place(chains: list[Chain]) -> None:
+    said = {c.key: texts(conversation(c.prompt, c.steps, PythonCalls())) for c in chains}
+    for pair in make_pairs(chains, PairConfig(strategies=EVERY, max_per_problem=50, min_rollouts=2)):
+        for side, key in ((pair.chosen, pair.chosen_chain), (pair.rejected, pair.rejected_chain)):
+            whole = texts(pair.prompt) + texts(side)
+            if pair.strategy != "repair" or side is pair.rejected:
+                assert said[key][: len(whole)] == whole
+        assert pair.chosen[0]["role"] == pair.chosen[-1]["role"] == "assistant"
+        assert texts(pair.chosen) != texts(pair.rejected)
+        assert len(pair.prompt_ids) == len(replies(pair.prompt))
+        assert (len(pair.chosen_ids), len(pair.rejected_ids)) == (
+            len(replies(pair.chosen)), len(replies(pair.rejected)),
+        )  # fmt: skip
+
+
+@given(chains=chain_sets(rollouts=True), order=st.randoms(use_true_random=False))
+def test_no_strategy_depends_on_the_order_of_the_chains(chains: list[Chain], order: Any) -> None:
+    config = PairConfig(strategies=EVERY, max_per_problem=3, min_rollouts=2)
+    shuffled = order.sample(chains, len(chains))
+    assert list(make_pairs(shuffled, config)) == list(make_pairs(chains, config))
+
+
+@given(chains=chain_sets(rollouts=True))
+def test_values_and_bases_are_what_the_tree_says(chains: list[Chain]) -> None:
+    tree = StepTree.of(chains)
+    for pair in make_pairs(chains, PairConfig(strategies=EVERY, max_per_problem=50, min_rollouts=2)):
+        if pair.basis is Basis.VALUES:
+            assert pair.value_gap is not None
+            assert pair.value_gap > 0
+        if pair.basis is Basis.PROCESS:
+            step_of = len(replies(pair.prompt))
+            assert step_of in tree.chains[pair.rejected_chain].judgement.wrong_steps
+            assert pair.chosen_value >= pair.rejected_value
+        if pair.basis is Basis.OUTCOME:
+            assert (pair.chosen_value, pair.rejected_value) == (1.0, 0.0)
+        assert {"chain": {"outcome"}, "step": {"values", "process"}, "first_error": {"rollouts"}}.get(
+            pair.strategy, {"repair"}
+        ) >= {pair.basis}
+
+
+@given(chains=chain_sets(rollouts=False))
+def test_chain_pairs_are_all_right_chains_against_all_wrong_ones_of_the_preferred_roles(
+    chains: list[Chain],
+) -> None:
+    def preferred(wanted: list[Chain]) -> set[tuple[str, ...]]:
+        for source in ("student", "teacher"):
+            found = {tuple(s.reply for s in c.steps) for c in wanted if c.source == source}
+            if found:
+                return found
+        return set()
+
+    right = preferred([c for c in chains if c.right_for_the_right_reason])
+    wrong = preferred([c for c in chains if not c.right_for_the_right_reason])
+    made = list(make_pairs(chains, alone("chain", max_per_problem=999)))
+    assert {(tuple(replies(p.chosen)), tuple(replies(p.rejected))) for p in made} == {
+        (a, b) for a in right for b in wrong
+    }
+    assert len(made) == len(right) * len(wrong)
+
+
+@given(chains=chain_sets(rollouts=True))
+def test_rollouts_add_nothing_to_chain_pairs_and_take_nothing_away(chains: list[Chain]) -> None:
+    def bare(made: Any) -> list[tuple[str, str]]:
+        return [(p.chosen_chain, p.rejected_chain) for p in made]
+
+    free = [c for c in chains if not c.given_steps]
+    config = alone("chain", max_per_problem=3)
+    assert bare(make_pairs(chains, config)) == bare(make_pairs(free, config))
+
+
+def test_strategies_are_compared_under_the_same_caps() -> None:
+    chains = [
+        *branch("add(1, 1)", 3, 0), *branch("add(1, 2)", 0, 5),
+        chain(FAILED_ADD, "add(1, 1)", 'stop("2")', problem="p2"),
+    ]  # fmt: skip
+    found = compare_strategies(chains, PairConfig(max_per_problem=2))
+    assert {name: made.pairs for name, made in found.items()} == {
+        "chain": 2, "step": 1, "first_error": 1, "repair": 1,
+    }  # fmt: skip
+    for name, made in found.items():
+        alike = pair_statistics(make_pairs(chains, alone(name, max_per_problem=2)))
+        assert made.model_copy(update={"dropped": {}}) == alike
+    assert found["first_error"].bases == {"rollouts": 1}
+    assert found["step"].value_gap == 1.0
+    table = comparison_table(found)
+    assert [str(c.header) for c in table.columns] == ["", *STRATEGIES]
+    assert "text shared between sides" in list(table.columns[0].cells)
+    assert list(compare_strategies(chains, names=["repair"])) == ["repair"]
+    with pytest.raises(ConfigError, match="Did you mean 'repair'"):
+        compare_strategies(chains, names=["repairs"])
+
+
+def test_the_share_of_shared_text_is_what_a_tree_of_the_messages_would_save() -> None:
+    (pair,) = pairs_of(RIGHT, WRONG)
+    prompt = sum(map(len, texts(pair.prompt)))
+    whole = 2 * prompt + sum(map(len, texts(pair.chosen) + texts(pair.rejected)))
+    assert pair_statistics([pair]).shared == pytest.approx(prompt / whole)
+    assert pair_statistics([pair, pair]).shared == pytest.approx(1 - (whole - prompt) / (2 * whole))
+    assert pair_statistics([]).shared == 0
+
+
+def test_pairs_written_before_they_told_their_evidence_are_still_read() -> None:
+    (pair,) = pairs_of(RIGHT, WRONG)
+    old = pair.model_dump(mode="json", exclude={"basis", "chosen_count", "rejected_count"})
+    assert PreferencePair.model_validate(old).value_gap is None
 
 
 def test_errored_and_cut_chains_are_never_rejected() -> None:

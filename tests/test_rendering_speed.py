@@ -29,7 +29,7 @@ MOVING = (
     "{{ m['content'] }}{% if m['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
 )
 STRICT = (
-    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ raise_exception('no user') }}{% endif %}"
     "{{ m['content'] }}<|im_end|>{% endfor %}"
 )
 
@@ -85,8 +85,8 @@ def test_a_template_that_moves_marks_to_the_last_turn_is_refused():
 
 
 def test_a_template_that_refuses_a_role_says_so_in_its_own_words():
-    messages = [{"role": "system", "content": "s"}, {"role": "assistant", "content": "stop(1)"}]
-    with pytest.raises(RenderingError, match="no system"):
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "stop(1)"}]
+    with pytest.raises(RenderingError, match="no user"):
         renderer(STRICT).render(messages)
 
 

@@ -174,6 +174,18 @@ def test_unreadable_and_unequal_parts_become_notes(tmp_path: Path) -> None:
         assert fault in notes
 
 
+def test_a_line_nested_too_deep_is_left_out_with_a_note(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", count=6, tasks=["fol"])
+    task = folder / "fol"
+    deep = "[" * 100_000 + "]" * 100_000
+    with (task / "train" / "dpo" / "metrics.jsonl").open("a") as file:
+        file.write(deep + "\n")
+    (task / "selection.json").write_text(deep)
+    notes = load_run(folder).tasks[0].notes
+    assert any("is not JSON and was left out" in note for note in notes)
+    assert any("selection.json cannot be read" in note for note in notes)
+
+
 def test_a_config_that_cannot_be_read_is_said_on_the_page(tmp_path: Path) -> None:
     made = make_run(tmp_path / "run", count=6, tasks=["fol"])
     (made / "config.toml").write_text("name = [")

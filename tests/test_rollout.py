@@ -12,9 +12,19 @@ from typing import Any
 
 import pytest
 
-from rightcall.chain import Chain, ChainStore, Observation, Outcome, Problem, StopReason
-from rightcall.errors import DataError, FailureKind, ModelError
+from rightcall.chain import (
+    Chain,
+    ChainStore,
+    Judgement,
+    Observation,
+    Outcome,
+    Problem,
+    StopReason,
+)
+from rightcall.errors import DataError, DefinitionError, FailureKind, ModelError, RenderingError
+from rightcall.functions import Limits, function
 from rightcall.models import Reply, Request, Sampling
+from rightcall.models.scripted import Scripted
 from rightcall.rollout import Budget, Job, Setting, chain_key, collect, finished, rollouts, solve
 from toys import Played, Script, SumTask, solver
 
@@ -293,3 +303,146 @@ def test_a_killed_collection_ends_with_the_same_set_and_repeats_nothing(tmp_path
     whole = collect(setting(), Played(solver), problems(40), 2, tmp_path / "whole.jsonl")
     assert set(keys) == {chain.key for chain in whole}
     assert stripped(list(store)) == stripped(list(whole))
+
+
+def test_a_conversation_that_cannot_be_rendered_ends_its_own_chain_as_errored() -> None:
+    class Forgetful(Played):
+        def submit(self, request: Request) -> None:
+            if "<think>" in request.messages[-2]["content"]:
+                raise RenderingError("the chat template rewrites earlier turns")
+            super().submit(request)
+
+    problems = list(TASK.problems("train", 2))
+
+    def script(request: Request) -> str:
+        thinks = request.messages[-1]["content"] == problems[0].question
+        return "<think>hm</think>\nadd(0, 7)" if thinks else solver(request)
+
+    model = Forgetful(script, capacity=2)
+    chains = {c.problem_id: c for c in rollouts(setting(), model, [Job(p) for p in problems])}
+    first, second = (chains[p.id] for p in problems)
+    assert (first.outcome, first.stop_reason) == (Outcome.ERRORED, StopReason.MODEL_ERROR)
+    assert "rewrites earlier turns" in (first.error or "")
+    assert second.outcome is Outcome.CORRECT
+    assert len(model.released) == 2
+
+
+# --- calls in worker processes, and tasks that fail ---------------------------------------------------
+
+
+@function(example='wait_for("/")', limits=Limits(seconds=20))
+def wait_for(path: str) -> str:
+    """Wait until a file is there."""
+    import os
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return "there"
+
+
+@function(example='touch("/dev/null")', limits=Limits(seconds=20))
+def touch(path: str) -> str:
+    """Make a file."""
+    open(path, "a").close()
+    return "made"
+
+
+class Waiting(SumTask):
+    """The first problem's chain waits for what the last one's does."""
+
+    functions = (wait_for, touch, *SumTask.functions)
+
+
+def test_a_call_that_takes_long_holds_up_its_own_chain_only(tmp_path: Path) -> None:
+    task = Waiting()
+    problems = list(task.problems("train", 3))
+    file = tmp_path / "made"
+
+    def script(request: Request) -> str:
+        if request.messages[-1]["content"] == problems[0].question:
+            return f'wait_for("{file}")'
+        if request.messages[-1]["content"] == problems[2].question:
+            return f'touch("{file}")'
+        return 'stop("9")'
+
+    setting = Setting(task, task.function_set(), "student")
+    model = Played(script, capacity=3)
+    chains = {c.problem_id: c for c in rollouts(setting, model, [Job(p) for p in problems])}
+    first, _, last = (chains[p.id] for p in problems)
+    assert [step.observation.text for step in first.steps] == ["there", "9"]
+    assert [step.observation.text for step in last.steps] == ["made", "9"]
+    assert sorted(model.released) == sorted(c.key for c in chains.values())
+
+
+def test_a_chain_alone_waits_for_its_call(tmp_path: Path) -> None:
+    file = tmp_path / "made"
+    replies = [f'touch("{file}")', f'wait_for("{file}")', 'stop("7")']
+    chain = solve(Waiting(), PROBLEM, Scripted(replies))
+    assert [step.observation.text for step in chain.steps] == ["made", "there", "7"]
+
+
+def test_calls_of_many_chains_give_each_its_own_result(tmp_path: Path) -> None:
+    task = Waiting()
+    problems = list(task.problems("train", 12))
+    names = {p.question: str(tmp_path / p.id) for p in problems}
+
+    def script(request: Request) -> str:
+        said = request.messages[1]["content"]
+        calls = [
+            f'touch("{names[said]}")',
+            f'wait_for("{names[said]}")',
+            solver(Request(chain="", messages=request.messages[:2])),
+            f'stop("{request.messages[-1]["content"]}")',
+        ]
+        return calls[sum(m["role"] == "assistant" for m in request.messages)]
+
+    setting = Setting(task, task.function_set(), "student")
+    chains = list(rollouts(setting, Played(script, capacity=5), [Job(p) for p in problems]))
+    assert len(chains) == 12
+    assert all(c.right_for_the_right_reason for c in chains)
+    assert all(Path(name).exists() for name in names.values())
+
+
+def test_closing_early_leaves_no_call_behind_that_is_waited_for(tmp_path: Path) -> None:
+    task = Waiting()
+    never = str(tmp_path / "never")
+    problems = list(task.problems("train", 2))
+
+    def script(request: Request) -> str:
+        waits = request.messages[-1]["content"] == problems[0].question
+        return f'wait_for("{never}")' if waits else 'stop("8")'
+
+    setting = Setting(task, task.function_set(), "student")
+    chains = rollouts(setting, model := Played(script, capacity=2), [Job(p) for p in problems])
+    assert next(chains).problem_id == problems[1].id
+    chains.close()
+    assert len(model.released) == 2
+    Path(never).touch()
+
+
+@pytest.mark.parametrize("method", ["verify", "judge"])
+def test_a_task_that_fails_is_named_with_the_problem_and_the_answer(
+    method: str, tmp_path: Path
+) -> None:
+    class Fragile(SumTask):
+        def verify(self, problem: Problem, answer: str) -> bool:
+            return bool(float(answer)) if method == "verify" else True
+
+        def judge(self, problem: Problem, chain: Chain) -> Judgement:
+            return (
+                Judgement(measures={"x": float(chain.answer or "0")})
+                if method == "judge"
+                else Judgement()
+            )
+
+    task = Fragile()
+    setting = Setting(task, task.function_set(), "student")
+    model = Scripted(['stop("no number")'])
+    with pytest.raises(
+        DefinitionError, match=rf"{method} of task sums failed with ValueError"
+    ) as error:
+        collect(setting, model, [PROBLEM], 1, tmp_path / "chains.jsonl")
+    assert PROBLEM.id in str(error.value)
+    assert "no number" in str(error.value)
+    assert "test_rollout.py, line" in str(error.value)

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 from rightcall import run
 from rightcall.chain import ChainStore, Outcome, Problem
 from rightcall.config import RunConfig, load_config
-from rightcall.errors import ConfigError, DataError, ModelError
+from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.files import read_lines
 from rightcall.models import Request
-from rightcall.pairs import read_pairs
+from rightcall.pairs import PairConfig, read_pairs
 from rightcall.rollout import collect
 from rightcall.run import (
     STAGES,
@@ -29,10 +29,13 @@ from rightcall.run import (
     RunResult,
     _claimed,
     collect_role,
+    pair,
     run_all,
+    search_errors,
     tuned,
     write_problems,
 )
+from rightcall.search import SearchConfig
 from tiny_models import build_tiny
 from toys import Played, SumTask, solver
 
@@ -192,10 +195,56 @@ def test_errored_chains_are_tried_a_second_time_and_nothing_else_is(
     assert len(list(ChainStore(place.chains("teacher")))) == 7
 
 
+def test_a_search_finds_the_first_errors_and_the_pairs_rest_on_it(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsteady(request: Request) -> str:
+        """Begins with a fatal step, or with one it always recovers from."""
+        if len(request.messages) == 2 and request.seed % 3:
+            return "record(13)"
+        fatal = any(m["content"] == "record(13)" for m in request.messages)
+        return 'stop("0")' if fatal else solver(request)
+
+    monkeypatch.setattr(run, "open_model", lambda *_: Played(unsteady, capacity=3))
+    settings = config.tasks["sums"].model_copy(
+        update={
+            "search": SearchConfig(rollouts=4),
+            "pairs": PairConfig(strategies={"first_error": 1.0}, max_per_problem=1),
+        }
+    )
+    place = Place(settings, SumTask(), 5, tmp_path)
+    write_problems(place)
+    collect_role("teacher")(place)
+    collect_role("student")(place)
+    said = search_errors(place)
+    wrong = {
+        chain.problem_id
+        for chain in ChainStore(place.chains("student"))
+        if chain.outcome is Outcome.INCORRECT
+    }
+    right = {
+        chain.problem_id
+        for role in ("teacher", "student")
+        for chain in ChainStore(place.chains(role))
+        if chain.outcome is Outcome.CORRECT
+    }
+    both = wrong & right
+    assert both
+    assert said == f"first error of {len(both)} of {len(both)} wrong chains, {4 * len(both)} rollouts"
+    assert pair(place) == f"{len(both)} pairs of {len(both)} problems"
+    assert {(p.basis, p.rejected_count >= 5) for p in read_pairs(place.pairs)} == {("rollouts", True)}
+
+
+def test_a_search_is_left_out_unless_it_is_asked_for(config: RunConfig, tmp_path: Path) -> None:
+    place = Place(config.tasks["sums"], SumTask(), 5, tmp_path)
+    assert search_errors(place) == "left out"
+    assert not place.chains("search").exists()
+
+
 def test_pairs_prefer_the_teacher_where_the_student_has_nothing_right(resumed: RunResult) -> None:
     pairs = list(read_pairs(resumed.folder / "sums" / "pairs.jsonl"))
     assert len(pairs) >= 6
-    assert {(pair.chosen_source, pair.rejected_source) for pair in pairs} == {("teacher", "student")}
+    assert {(made.chosen_source, made.rejected_source) for made in pairs} == {("teacher", "student")}
 
 
 def test_the_kept_checkpoint_was_chosen_on_validation_problems(resumed: RunResult) -> None:
@@ -244,6 +293,26 @@ def test_what_the_report_alone_reads_may_change(resumed: RunResult, config_file:
     retitled = run_all(load_config(config_file, ["report.title=Sums & more"]), resumed.folder.parent)
     assert "Sums &amp; more" in retitled.report.read_text()
     assert retitled.seconds == resumed.seconds
+
+
+@pytest.mark.parametrize(
+    ("student", "error", "message"),
+    [("template", RenderingError, "rewrites earlier turns"), ("gold", ConfigError, "without weights")],
+)
+def test_a_student_that_cannot_be_trained_is_found_before_any_stage(
+    config_file: Path, tmp_path: Path, student: str, error: type[Exception], message: str
+) -> None:
+    if student == "template":
+        student = str(build_tiny("llama", tmp_path / "student", hidden=16, layers=1, heads=2))
+        thoughtful = (
+            "{% for m in messages %}{% if m.role == 'assistant' and loop.last %}<think>{% endif %}"
+            "{{ m.content }}<|im_end|>{% endfor %}"
+        )
+        (tmp_path / "student" / "chat_template.jinja").write_text(thoughtful)
+    config = load_config(config_file, [f"models.student={student}"])
+    with pytest.raises(error, match=message):
+        run_all(config, tmp_path / "runs")
+    assert finished_stages(tmp_path / "runs" / "toy" / "sums") == []
 
 
 def test_two_processes_cannot_work_in_one_run(config: RunConfig, tmp_path: Path) -> None:

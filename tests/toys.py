@@ -19,7 +19,7 @@ from rightcall.chain import (
 from rightcall.errors import FailureKind, ModelError
 from rightcall.functions import FunctionSet, Role, State, Stop, function
 from rightcall.models import ChatModel, Reply, Request
-from rightcall.task import Task
+from rightcall.task import Proved, Refuted, Task
 
 
 @dataclass
@@ -72,9 +72,9 @@ class SumTask(Task):
         added = any(step.call is not None and step.call.name == "add" for step in chain.steps)
         return Judgement(process_correct=added, evidence=() if added else ("add was not called",))
 
-    def prove(self, problem: Problem) -> str | None:
+    def prove(self, problem: Problem) -> Proved | Refuted:
         a, b = (int(word) for word in problem.question[8:-1].split(" + "))
-        return None if str(a + b) == problem.answer else f"the sum is {a + b}"
+        return Proved() if str(a + b) == problem.answer else Refuted(f"the sum is {a + b}")
 
 
 Script = Callable[[Request], "str | Reply | ModelError"]

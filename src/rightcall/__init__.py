@@ -1,8 +1,8 @@
 """RightCall: functions → chains → preference pairs → a tuned small model → paired proof.
 
 The public names are below; each is imported when it is first used, so `import rightcall` is light.
-Every stage is also a module of its own: `rightcall.rollout`, `pairs`, `train`, `evaluate`,
-`compare`, `report`, `run`.
+Every stage is also a module of its own: `rightcall.rollout`, `tree`, `search`, `pairs`,
+`train`, `evaluate`, `compare`, `report`, `run`.
 """
 
 from __future__ import annotations

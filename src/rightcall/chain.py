@@ -11,10 +11,11 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
@@ -123,6 +124,9 @@ class Judgement(Frozen):
     """What the view rests on, one short sentence each."""
     measures: dict[str, float] = Field(default_factory=dict)
     """Task-specific numbers in [0, 1], averaged in reports (e.g. share of exact formalisations)."""
+    wrong_steps: tuple[int, ...] = ()
+    """0-based indices, ascending, of steps that the task knows to be wrong although their call ran;
+    the evidence says why. A step that is not here may be right, or beyond what the task can tell."""
 
 
 class Chain(Frozen):
@@ -151,11 +155,23 @@ class Chain(Frozen):
     error: str | None = None
     """The infrastructure failure of an errored chain."""
     seconds: float = 0.0
+    given_steps: int = Field(0, ge=0)
+    """How many of the first steps were given rather than sampled: 0 for a chain made from the start,
+    more for a rollout from a prefix of another chain."""
 
     @property
     def right_for_the_right_reason(self) -> bool:
         """The answer is correct and nothing is known against the process."""
         return self.outcome is Outcome.CORRECT and self.judgement.process_correct is not False
+
+    @property
+    def maybe_cut(self) -> bool:
+        """Whether the last reply may have been cut: the model did not choose to end it there, so
+        neither its end nor the stop token after it may be learned from."""
+        if self.stop_reason is StopReason.REPLY_TRUNCATED:
+            return True
+        out = self.stop_reason is StopReason.TOKEN_BUDGET and bool(self.steps)
+        return out and self.steps[-1].observation.failure is not None
 
     @property
     def completion_tokens(self) -> int:
@@ -244,10 +260,22 @@ class ChainStore:
                 remedy="Delete that line, or the file, and collect again.",
             ) from error
 
+    def _opened(self) -> BinaryIO:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("ab+")
+        except OSError as error:
+            no_folder = isinstance(error, (FileExistsError, NotADirectoryError))
+            reason = "a folder of its path is a file" if no_folder else error.strerror
+            raise DataError(
+                f"chains cannot be written there ({reason})",
+                value=str(self.path),
+                remedy="Choose a file in a folder that you may write to.",
+            ) from error
+
     def append(self, chains: Iterable[Chain]) -> None:
         """Write chains as they come, each flushed before the next is asked for."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+") as file:
+        with self._opened() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -260,6 +288,46 @@ class ChainStore:
             for chain in chains:
                 file.write(chain.model_dump_json().encode() + b"\n")
                 file.flush()
+
+
+class ByProblem:
+    """Chains set aside in a temporary file and read back problem by problem: memory holds an index.
+
+    Every key once, as it was first put. A context manager; the file goes with it.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed by `__exit__`
+        self._places: dict[tuple[str, str], dict[str, int]] = {}
+
+    def __enter__(self) -> ByProblem:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def put(self, chain: Chain) -> bool:
+        """Set a chain aside; False, with nothing done, if its key is there already."""
+        places = self._places.setdefault((chain.task, chain.problem_id), {})
+        if chain.key in places:
+            return False
+        places[chain.key] = self._file.seek(0, os.SEEK_END)
+        self._file.write(chain.model_dump_json().encode() + b"\n")
+        return True
+
+    def problems(self) -> list[tuple[str, str]]:
+        """(task, problem id) of every problem, sorted."""
+        return sorted(self._places)
+
+    def chains(self, task: str, problem_id: str) -> list[Chain]:
+        """The chains of a problem, sorted by key."""
+        return [
+            self._read(place) for _, place in sorted(self._places.get((task, problem_id), {}).items())
+        ]
+
+    def _read(self, place: int) -> Chain:
+        self._file.seek(place)
+        return Chain.model_validate_json(self._file.readline())
 
 
 def _drop_cut_line(file: Any) -> None:

@@ -9,24 +9,27 @@ shown but does not fail the check.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from rightcall.chain import Chain, Frozen, Outcome, Problem
-from rightcall.errors import CallError, DataError
+from rightcall.errors import CallError, DataError, DefinitionError
 from rightcall.functions import Function, FunctionSet, example_result
 from rightcall.models import Reply
 from rightcall.pairs import normalised
-from rightcall.rollout import Budget, Job, Setting, attempt
-from rightcall.task import SPLITS, Task
+from rightcall.rollout import Budget, Job, PendingCall, Setting, attempt, judged
+from rightcall.task import SPLITS, Proved, Refuted, Task, task_errors
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN_FAILURES = 5
+ODD_ANSWERS = ("", "no number", "1/0", "NaN", "\u00bd", "None", "9" * 400)
+"""A model may stop with any text."""
+_ODD_PROBLEMS = 5
+"""Problems on which they are tried."""
 _UNLIMITED = Budget(steps=10_000, tokens=10**9)
 
 
@@ -51,7 +54,9 @@ class CheckReport(Frozen):
     problems: dict[str, int]
     """Problems checked, by split."""
     without_gold: int
-    """Problems that have no gold chain to re-execute."""
+    """Problems that have no gold chain with these functions to re-execute."""
+    unverified: int
+    """Problems whose label was neither re-executed nor proved nor refuted."""
     flagged: dict[str, int]
     """Problems by flag."""
     missing: dict[str, str] = Field(default_factory=dict)
@@ -80,7 +85,10 @@ class CheckReport(Frozen):
             first = escape("\n".join(finding.first))
             table.add_row(finding.what, str(finding.checked), failed + excused, first)
         if self.without_gold:
-            table.add_row("without a gold chain", str(self.without_gold), "", "")
+            table.add_row("no gold chain with these functions", str(self.without_gold), "", "")
+        if self.unverified:
+            warning = "[yellow]labels neither re-executed nor proved[/]"
+            table.add_row(warning, str(self.unverified), "", "nothing but their own word for them")
         for split, reason in self.missing.items():
             table.add_row(f"[yellow]{split} is missing[/]", "", "", escape(reason))
         for flag, count in self.flagged.items():
@@ -107,19 +115,35 @@ def check_task(
     splits, missing = _splits(task, count, seed)
     problems = [problem for split in splits.values() for problem in split]
     flags = Counter(flag for problem in problems for flag in flags_of(problem))
-    with_gold = [problem for problem in problems if problem.gold]
+    gold = [(problem, gold) for problem in problems if (gold := _gold(task, functions, problem))]
+    run = _over_problems(
+        "gold chains re-executed",
+        [p for p, _ in gold],
+        [_gold_fault(task, functions, *g) for g in gold],
+    )
+    verdicts = [(problem, _verdict(task, problem)) for problem in problems]
+    told = [(problem, verdict) for problem, verdict in verdicts if verdict is not None]
+    proved = _over_problems(
+        task.proof,
+        [p for p, _ in told],
+        [v.reason if isinstance(v, Refuted) else None for _, v in told],
+    )
+    odd = problems[:_ODD_PROBLEMS]
+    verified = {id(problem) for problem, _ in (*gold, *told)}
     return CheckReport(
         task=task.name,
         functions=tuple(made.name for made in functions),
         seed=seed,
         problems={split: len(found) for split, found in splits.items()},
-        without_gold=len(problems) - len(with_gold),
+        without_gold=len(problems) - len(gold),
+        unverified=sum(id(problem) not in verified for problem in problems),
         flagged=dict(flags.most_common()),
         missing=missing,
         figures=task.report(problems),
         findings=(
-            _over_problems("gold chains re-executed", with_gold, partial(_gold_fault, task, functions)),
-            _over_problems("labels proved", problems, task.prove),
+            run,
+            proved,
+            _over_problems("odd answers judged", odd, [_odd_fault(task, functions, p) for p in odd]),
             _finding("examples run", len(task.functions), _broken_examples(task.functions)),
             _finding("ids unique", len(problems), _repeated_ids(problems)),
             _finding("splits disjoint", len(problems), _shared_questions(splits)),
@@ -148,34 +172,73 @@ def flags_of(problem: Problem) -> tuple[str, ...]:
     return tuple(str(flag) for flag in problem.metadata.get("flags", ()))
 
 
-def gold_chain(task: Task, functions: FunctionSet, problem: Problem) -> Chain:
-    """The chain that a model makes which replies with the problem's gold calls, judged."""
+def gold_chain(
+    task: Task, functions: FunctionSet, problem: Problem, calls: Sequence[str] | None = None
+) -> Chain:
+    """The chain that a model makes which replies with these calls, judged; by default with the task's
+    gold for the problem and the functions."""
+    if calls is None:
+        calls = task.gold(problem, functions)
     setting = Setting(task, functions, "gold", budget=_UNLIMITED)
     chain = attempt(setting, "gold", Job(problem))
-    replies = [*(Reply(text=text) for text in problem.gold), Reply(text="", finish_reason="context")]
+    replies = iter([*(Reply(text=text) for text in calls), Reply(text="", finish_reason="context")])
     try:
-        next(chain)
-        for reply in replies:
-            chain.send(reply)
+        asked = next(chain)
+        while True:
+            asked = chain.send(asked.run() if isinstance(asked, PendingCall) else next(replies))
     except StopIteration as ended:
         made: Chain = ended.value
         return made
-    raise AssertionError("a chain goes on after its context is full")
 
 
-def _gold_fault(task: Task, functions: FunctionSet, problem: Problem) -> str | None:
-    chain = gold_chain(task, functions, problem)
+def _gold(task: Task, functions: FunctionSet, problem: Problem) -> Sequence[str]:
+    with task_errors(task, problem, "gold"):
+        return task.gold(problem, functions)
+
+
+def _verdict(task: Task, problem: Problem) -> Proved | Refuted | None:
+    try:
+        with task_errors(task, problem, "prove"):
+            verdict = task.prove(problem)
+    except DefinitionError as error:
+        return Refuted(str(error))
+    if verdict is None or isinstance(verdict, (Proved, Refuted)):
+        return verdict
+    raise DefinitionError(
+        f"prove of task {task.name} gave something else",
+        value=verdict,
+        remedy="Return Proved(), Refuted(reason), or None where it cannot tell.",
+    )
+
+
+def _gold_fault(
+    task: Task, functions: FunctionSet, problem: Problem, calls: Sequence[str]
+) -> str | None:
+    try:
+        chain = gold_chain(task, functions, problem, calls)
+    except DefinitionError as error:  # the task's verify or judge failed
+        return str(error)
     for number, step in enumerate(chain.steps, 1):
         if step.observation.failure is not None:
             return f"call {number}, {step.reply}: {step.observation.text}"
     if chain.answer is None:
         return "the chain does not stop"
-    if len(chain.steps) < len(problem.gold):
-        return f"the chain stops at call {len(chain.steps)} of {len(problem.gold)}"
+    if len(chain.steps) < len(calls):
+        return f"the chain stops at call {len(chain.steps)} of {len(calls)}"
     if chain.outcome is not Outcome.CORRECT:
         return f"the chain answers {chain.answer!r}, gold is {problem.answer!r}"
     if chain.judgement.process_correct is False:
         return f"the process is judged wrong: {'; '.join(chain.judgement.evidence)}"
+    return None
+
+
+def _odd_fault(task: Task, functions: FunctionSet, problem: Problem) -> str | None:
+    try:
+        empty = gold_chain(task, functions, problem, ())
+        for answer in ODD_ANSWERS:
+            judged(task, problem, empty.model_copy(update={"answer": answer}))
+    except DefinitionError as error:
+        return str(error)
     return None
 
 
@@ -220,10 +283,8 @@ def _changed(task: Task, splits: dict[str, list[Problem]], count: int | None, se
     return found
 
 
-def _over_problems(
-    what: str, problems: Sequence[Problem], fault_of: Callable[[Problem], str | None]
-) -> Finding:
-    faults = [(problem, fault) for problem in problems if (fault := fault_of(problem)) is not None]
+def _over_problems(what: str, problems: Sequence[Problem], found: Sequence[str | None]) -> Finding:
+    faults = [(p, fault) for p, fault in zip(problems, found, strict=True) if fault is not None]
     plain = [f"{problem.id}: {fault}" for problem, fault in faults if not flags_of(problem)]
     excused = [f"{problem.id}: {fault}" for problem, fault in faults if flags_of(problem)]
     shown = tuple((plain or excused)[:SHOWN_FAILURES])

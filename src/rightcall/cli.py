@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from rightcall.errors import DataError, RightCallError
+from rightcall.errors import ConfigError, DataError, RightCallError
 
 if TYPE_CHECKING:
-    from rightcall.chain import Problem
+    from collections.abc import Iterator
+
+    from rightcall.chain import Chain, Problem
     from rightcall.task import Task
 
 app = typer.Typer(
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Teach a small language model to reason with functions, and prove that it got better.",
-    epilog="Start with: rightcall solve math --model tiny:teacher",
+    epilog="Start with: rightcall solve tiny-math --model tiny:teacher",
 )
 tasks_app = typer.Typer(help="List, show and check tasks.", invoke_without_command=True)
 pairs_app = typer.Typer(help="Make and inspect preference pairs.", no_args_is_help=True)
@@ -33,7 +35,8 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(pairs_app, name="pairs")
 
 TaskName = Annotated[
-    str, typer.Argument(metavar="TASK", help="fol, math, gsm8k, or my_task.py:MyTask.")
+    str,
+    typer.Argument(metavar="TASK", help="fol, math, gsm8k, tiny-fol, tiny-math, or my_task.py:MyTask."),
 ]
 Option = Annotated[
     list[str] | None,
@@ -45,6 +48,12 @@ Functions = Annotated[
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="tiny:teacher, tiny:student, a folder, a hub id, a server URL."),
+]
+ChainsFiles = Annotated[
+    list[Path], typer.Argument(metavar="CHAINS", help="Chains files: of teacher, student, a search.")
+]
+RightBy = Annotated[
+    str, typer.Option("--by", help="Chains end well by process (and answer), or by answer alone.")
 ]
 PairsFile = Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs file.")]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
@@ -105,11 +114,15 @@ def _tasks(context: typer.Context) -> None:
 
 @tasks_app.command("list")
 def tasks_list(as_json: AsJson = False) -> None:
-    """The built-in tasks and their functions."""
+    """The built-in tasks, their functions and presets."""
     from rightcall import terminal
-    from rightcall.task import BUILT_IN, load_task
+    from rightcall.task import BUILT_IN, PRESETS, load_task
 
     tasks = [load_task(name) for name in BUILT_IN]
+    presets = {
+        task.name: {name: options for name, (of, options) in PRESETS.items() if of == task.name}
+        for task in tasks
+    }
     if as_json:
         _print_json(
             {
@@ -117,6 +130,7 @@ def tasks_list(as_json: AsJson = False) -> None:
                     "instruction": t.instruction,
                     "functions": {f.name: f.signature for f in t.functions},
                     "subsets": {"all": [f.name for f in t.functions], **t.subsets},
+                    "presets": presets[t.name],
                 }
                 for t in tasks
             }
@@ -129,6 +143,9 @@ def tasks_list(as_json: AsJson = False) -> None:
             console.print(f"  {function.role.value:<7}", function.signature, markup=False)
         for subset, names in task.subsets.items():
             console.print(f"  subset  {subset}: {', '.join(names)}", markup=False)
+        for preset, options in presets[task.name].items():
+            given = ", ".join(f"{name} = {_plain(value)}" for name, value in options.items())
+            console.print(f"  preset  {preset}: {given}", markup=False)
 
 
 @tasks_app.command("show")
@@ -158,7 +175,7 @@ def tasks_show(
             console.print()
         terminal.show_problem(console, problem)
         states: dict[Any, Any] = {}
-        for step, call in enumerate(problem.gold, 1):
+        for step, call in enumerate(loaded.gold(problem, chosen), 1):
             terminal.show_step(console, step, call, chosen.reply(call, states).observation.text)
         console.print(f"\ngold answer: {problem.answer}\n", markup=False)
 
@@ -217,8 +234,10 @@ def solve(
     else:
         chosen = Problem(id="question", question=question, answer="")
     console = terminal.out()
+    shown: set[int] = set()
 
     def on_step(number: int, reply: str, observation: str) -> None:
+        shown.add(number)
         if not as_json:
             terminal.show_step(console, number, reply, observation)
 
@@ -238,7 +257,7 @@ def solve(
     if as_json:
         print(chain.model_dump_json(indent=2))
         return
-    if chain.steps:
+    if chain.steps and len(chain.steps) not in shown:
         last = chain.steps[-1]
         terminal.show_step(console, len(chain.steps), last.reply, last.observation.text)
     terminal.show_verdict(console, chain, judged=question is None)
@@ -284,12 +303,110 @@ def collect(
     terminal.out().print(terminal.outcome_table(str(out), store.latest()))
 
 
+# --- search and tree ----------------------------------------------------------------------------
+
+
+@app.command()
+def search(
+    task: TaskName,
+    chains: ChainsFiles,
+    out: Annotated[
+        Path, typer.Option(help="The file of rollouts; what is in it already is not redone.")
+    ],
+    model: Model = "tiny:student",
+    source: Annotated[str, typer.Option(help="The role whose wrong chains are searched.")] = "student",
+    split: Split = "train",
+    count: Count = 100,
+    rollouts: Annotated[int, typer.Option("--rollouts", "-k", min=1, help="From each prefix.")] = 4,
+    per_problem: Annotated[
+        int, typer.Option("--chains", min=1, help="Wrong chains of a problem at most.")
+    ] = 2,
+    by: RightBy = "process",
+    temperature: Temperature = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
+    steps: Steps = 20,
+    functions: Functions = None,
+    seed: Seed = 0,
+    option: Option = None,
+) -> None:
+    """Where was the first error of wrong chains? Rollouts from their prefixes; resumable.
+
+    The settings are those of `collect`: give the same ones. The rollouts are chains; give their file
+    to `pairs make` beside the others.
+    """
+    from rightcall import rollout, terminal
+    from rightcall import search as searching
+    from rightcall.models import Sampling
+    from rightcall.models.spec import ModelSpec, open_model
+
+    loaded = _load(task, option)
+    setting = rollout.Setting(
+        loaded,
+        loaded.function_set(_names(functions)),
+        source,
+        Sampling(temperature=temperature, max_tokens=max_tokens),
+        rollout.Budget(steps=steps),
+        seed,
+    )
+    problems = list(loaded.problems(split, count, seed))
+    config = searching.SearchConfig(rollouts=rollouts, chains=per_problem)
+    with (
+        open_model(ModelSpec.parse(model), problems) as opened,
+        terminal.progress(f"search {task}", None) as on_chain,
+    ):
+        result = searching.search(
+            setting,
+            opened,
+            problems,
+            _every(chains),
+            config,
+            out,
+            require_process=_by_process(by),
+            on_chain=on_chain,
+        )
+    rows = list(result.figures().items())
+    terminal.out().print(terminal.table(str(out), ["", "count"], rows))
+
+
+@app.command()
+def tree(
+    chains: ChainsFiles,
+    problem: Annotated[
+        str | None, typer.Option("--problem", "-p", help="Its id; the one with most chains by default.")
+    ] = None,
+    by: RightBy = "process",
+    svg: Annotated[Path | None, typer.Option(help="Write a picture instead.")] = None,
+) -> None:
+    """The chains of a problem merged by their steps: how many ended well from where."""
+    from rightcall import terminal, tree_view
+    from rightcall.errors import nearest
+    from rightcall.files import write_whole
+    from rightcall.tree import step_trees
+
+    sizes: dict[str, int] = {}
+    for chain in _every(chains):
+        sizes[chain.problem_id] = sizes.get(chain.problem_id, 0) + 1
+    wanted = problem or max(sizes, key=lambda name: sizes[name], default="")
+    own = (chain for chain in _every(chains) if chain.problem_id == wanted)
+    found = step_trees(own, require_process=_by_process(by))
+    if not found:
+        raise DataError("no chains of that problem", value=wanted, remedy=nearest(wanted, sizes))
+    for made in found:
+        if svg is None:
+            console = terminal.out()
+            terminal.show_prompt(console, made.prompt)
+            console.print(tree_view.tree_text(made))
+        else:
+            write_whole(svg, tree_view.tree_svg(made, made.prompt[-1]["content"]))
+            print(svg)
+
+
 # --- pairs --------------------------------------------------------------------------------------
 
 
 @pairs_app.command("make")
 def pairs_make(
-    chains: Annotated[list[Path], typer.Argument(help="Chains files, of teacher, student or both.")],
+    chains: ChainsFiles,
     out: Annotated[Path, typer.Option(help="The pairs file.")],
     setting: Set = None,
     test: Annotated[
@@ -300,18 +417,37 @@ def pairs_make(
     from collections import Counter
 
     from rightcall import pairs, terminal
-    from rightcall.chain import ChainStore, Problem
+    from rightcall.chain import Problem
     from rightcall.files import read_lines
     from rightcall.settings import checked
 
     config = checked(pairs.PairConfig, _table(setting))
-    for path in chains:
-        _existing(path)
+    every = _every(chains)
     dropped: Counter[str] = Counter()
-    every = (chain for path in chains for chain in ChainStore(path).latest())
     unseen = () if test is None else read_lines(_existing(test), Problem)
     pairs.write_pairs(pairs.make_pairs(every, config, dropped), out, test=unseen)
     terminal.out().print(pairs.pair_statistics(pairs.read_pairs(out), dropped).table())
+
+
+@pairs_app.command("compare")
+def pairs_compare(
+    chains: ChainsFiles,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="A strategy; may be repeated. All by default.")
+    ] = None,
+    setting: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """The sets that the strategies make of the same chains, side by side; nothing is written."""
+    from rightcall import pairs, terminal
+    from rightcall.settings import checked
+
+    config = checked(pairs.PairConfig, _table(setting))
+    found = pairs.compare_strategies(_every(chains), config, strategy or ())
+    if as_json:
+        _print_json({name: made.model_dump(mode="json") for name, made in found.items()})
+    else:
+        terminal.out().print(pairs.comparison_table(found))
 
 
 @pairs_app.command("stats")
@@ -498,6 +634,10 @@ def run(
 
     loaded = load_config(config, setting or ())
     if check:
+        from rightcall.task import load_task
+
+        for place in loaded.tasks.values():
+            load_task(place.task, **place.options).function_set(place.functions)
         print(dump_config(loaded), end="")
         return
     from rightcall import compare, terminal
@@ -530,10 +670,28 @@ def _table(overrides: list[str] | None) -> dict[str, Any]:
     return table
 
 
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise DataError("no such file or folder", value=str(path))
     return path
+
+
+def _every(paths: list[Path]) -> Iterator[Chain]:
+    """The chains of files, each attempt once; the files must be there before any is read."""
+    from rightcall.chain import ChainStore
+
+    stores = [ChainStore(_existing(path)) for path in paths]
+    return (chain for store in stores for chain in store.latest())
+
+
+def _by_process(by: str) -> bool:
+    if by not in ("process", "answer"):
+        raise ConfigError("chains end well by process or by answer", value=by)
+    return by == "process"
 
 
 def _names(functions: str | None) -> str | list[str] | None:
@@ -544,7 +702,7 @@ def _names(functions: str | None) -> str | list[str] | None:
 
 def _problem(task: Task, wanted: str, split: str, seed: int) -> Problem:
     """A problem by number, or by id among the first thousand."""
-    from rightcall.errors import nearest
+    from difflib import get_close_matches
 
     if wanted.isdigit():
         found = list(task.problems(split, int(wanted) + 1, seed))
@@ -556,8 +714,9 @@ def _problem(task: Task, wanted: str, split: str, seed: int) -> Problem:
         if problem.id == wanted:
             return problem
         seen.append(problem.id)
+    close = ", ".join(get_close_matches(wanted, seen, n=3, cutoff=0.0))
     raise DataError(
-        f"no such problem in {task.name}, {split}", value=wanted, remedy=nearest(wanted, seen[:20])
+        f"no such problem in {task.name}, {split}", value=wanted, remedy=f"The nearest are {close}."
     )
 
 

@@ -1,9 +1,9 @@
 """`run.toml` → frozen, typed objects; and the resolved copy that a run keeps.
 
 A stage's settings stand at the head of the stage that uses them; this file only puts them
-together. What stands at the top of a file (`[models]`, `[collect]`, `[pairs]`, `[train]`,
-`[evaluate]`) holds for every task; the same table under `[tasks.NAME]` overrides it key by key.
-After loading, every task carries its complete settings:
+together. What stands at the top of a file (`[models]`, `[collect]`, `[search]`, `[pairs]`,
+`[train]`, `[evaluate]`) holds for every task; the same table under `[tasks.NAME]` overrides it key
+by key. After loading, every task carries its complete settings:
 
     config = load_config("examples/demo.toml", ["seed=3", "tasks.fol.train.dpo.beta=0.2"])
     config.tasks["fol"].train.dpo.beta
@@ -14,10 +14,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from rightcall.chain import JSON, Frozen
 from rightcall.errors import ConfigError
@@ -26,6 +26,7 @@ from rightcall.models import Sampling
 from rightcall.models.spec import ModelSpec
 from rightcall.pairs import PairConfig
 from rightcall.rollout import Budget
+from rightcall.search import SearchConfig
 from rightcall.settings import Table, checked, flat, merged, set_key
 from rightcall.train.trainer import TrainConfig
 
@@ -98,12 +99,16 @@ class Sft(TrainConfig):
     """`TrainConfig` of the control."""
 
     method: Literal["sft"] = "sft"
+    strategies: tuple[str, ...] = ("chain",)
+    """Whole chains, each once."""
 
 
 class Dpo(TrainConfig):
     """`TrainConfig` of the tuned model."""
 
     method: Literal["dpo"] = "dpo"
+    strategies: tuple[str, ...] = ("step",)
+    """What differs is what was wrong; of whole chains most is right on both sides."""
 
 
 class Train(Frozen):
@@ -111,8 +116,8 @@ class Train(Frozen):
 
     sft: Sft = Sft()
     dpo: Dpo = Dpo()
-    dpo_from: Literal["base", "sft"] = "base"
-    """Where DPO starts: at the untouched student, or warm, at the SFT control."""
+    dpo_from: Literal["base", "sft"] = "sft"
+    """Where DPO starts: warm, at the SFT control, or at the untouched student."""
 
 
 class Report(Frozen):
@@ -128,12 +133,29 @@ class Stages(Frozen):
 
     models: Models = Models()
     collect: CollectBoth = CollectBoth()
+    search: SearchConfig = SearchConfig()
+    """Rollouts that find the first errors of the student's wrong chains, with its sampling and budget
+    of `collect`; what counts as right is what `pairs.require_process` says."""
     pairs: PairConfig = PairConfig()
     train: Train = Train()
     evaluate: EvaluateConfig = EvaluateConfig()
     tolerate_errored: float = Field(0.02, ge=0, le=1)
     """Share of a stage's chains that may stay errored after a second try. They are left out: of the
     pairs, and of comparisons on both sides."""
+
+    @model_validator(mode="after")
+    def _trained_on_what_is_made(self) -> Self:
+        made = [name for name, weight in self.pairs.strategies.items() if weight > 0]
+        for method in ("sft", "dpo"):
+            for name in getattr(self.train, method).strategies:
+                if name not in made:
+                    raise ConfigError(
+                        f"`train.{method}.strategies` asks for pairs that `pairs.strategies` does not make",
+                        value=name,
+                        remedy=f"Give {name!r} a weight there, or set train.{method}.strategies to "
+                        f"{made} or to [] for all pairs.",
+                    )
+        return self
 
 
 class TaskRun(Stages):

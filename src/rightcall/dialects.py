@@ -27,6 +27,9 @@ class Dialect(Protocol):
     def run(self, reply: str, functions: FunctionSet, states: States) -> Result:
         """Parse a reply and run its call."""
 
+    def isolated(self, reply: str, functions: FunctionSet) -> bool:
+        """Whether that call goes to a worker process, where it may take long."""
+
 
 class PythonCalls:
     """One call per reply, written as in Python: `add(2, 3)`."""
@@ -48,6 +51,9 @@ class PythonCalls:
 
     def run(self, reply: str, functions: FunctionSet, states: States) -> Result:
         return functions.reply(reply, states)
+
+    def isolated(self, reply: str, functions: FunctionSet) -> bool:
+        return functions.isolated(reply)
 
 
 def conversation(

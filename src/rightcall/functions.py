@@ -17,7 +17,13 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 
 from rightcall import sandbox
 from rightcall.chain import JSON, Call, Observation, digest
@@ -31,6 +37,9 @@ MAX_INTEGER_BITS = 1024
 """Of an integer in a call. Hexadecimal digits could write one too long to be printed or stored."""
 MAX_NESTING = 64
 """Lists in lists in a call: JSON readers refuse what is much deeper."""
+
+
+_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 class Role(StrEnum):
@@ -109,13 +118,7 @@ class Function:
         return f"{self.name}({', '.join(shown)})"
 
     def _annotation_text(self, name: str) -> str:
-        annotation = get_type_hints(self.call)[name]
-        label = getattr(annotation, "__name__", None)
-        return (
-            label
-            if label and not typing.get_args(annotation)
-            else str(annotation).replace("typing.", "")
-        )
+        return _type_text(get_type_hints(self.call)[name])
 
     @property
     def help(self) -> str:
@@ -144,6 +147,13 @@ class Function:
         return digest(self.help, source)
 
 
+def _type_text(annotation: Any) -> str:
+    label = getattr(annotation, "__name__", None)
+    if label and not typing.get_args(annotation):
+        return str(label)
+    return str(annotation).replace("typing.", "")
+
+
 def function(
     *,
     example: str,
@@ -158,7 +168,9 @@ def function(
     The docstring's first paragraph is the description. `example` is a call in Python syntax; it
     is run now, and a failing example is a `DefinitionError`. `given` makes the state the example
     needs (e.g. a proof with two premises). Untrusted functions run in a worker process under
-    `limits`; `trusted=True` runs in-process.
+    `limits`; `trusted=True` runs in-process. A call that fails leaves the chain's state as it was: a
+    worker's state is kept only if the call succeeds, and a trusted function raises before it changes
+    anything.
 
     >>> @function(example="add(2, 3)", trusted=True)
     ... def add(a: float, b: float) -> float:
@@ -177,11 +189,12 @@ def function(
                 value=label,
                 remedy="Its first paragraph is what the model reads about it.",
             )
+        _check_kind(label, call)
         arguments, state_parameters = _arguments_model(label, call)
         made = Function(
             name=label,
             description=description,
-            role=Role(role),
+            role=_role(label, role),
             example=example,
             example_result="",
             call=call,
@@ -196,10 +209,57 @@ def function(
     return define
 
 
+def _role(label: str, role: Role | str) -> Role:
+    if role not in list(Role):
+        known = [known.value for known in Role]
+        raise DefinitionError(f"{label} has no such role", value=role, remedy=nearest(str(role), known))
+    return Role(role)
+
+
+def _check_kind(label: str, call: Callable[..., Any]) -> None:
+    kinds = {
+        "a coroutine": inspect.iscoroutinefunction,
+        "a generator": inspect.isgeneratorfunction,
+        "an asynchronous generator": inspect.isasyncgenfunction,
+    }
+    for kind, is_one in kinds.items():
+        if is_one(call):
+            raise DefinitionError(
+                f"{label} is {kind}", remedy="Write a plain function that returns its result."
+            )
+
+
+def _hints(label: str, call: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(call, include_extras=True)
+    except Exception as error:  # an unknown name, or no type at all
+        raise DefinitionError(
+            f"an annotation of {label} cannot be read",
+            value=str(error),
+            remedy="Import the type where the function is defined.",
+        ) from error
+
+
+def _check_default(label: str, name: str, hint: Any, default: Any) -> None:
+    model = create_model(label, __config__=_CONFIG, value=(hint, ...))
+    try:
+        fits = vars(model.model_validate({"value": default}))["value"] == default
+    except ValidationError:
+        fits = False
+    if not fits:
+        raise DefinitionError(
+            f"the default of {name!r} of {label} is not of its type",
+            value=default,
+            remedy=f"It is used as it is, where the model gives none: make it a {_type_text(hint)}.",
+        )
+
+
 def _arguments_model(
     label: str, call: Callable[..., Any]
 ) -> tuple[type[BaseModel], dict[str, type[State]]]:
-    hints = get_type_hints(call, include_extras=True)
+    """Each parameter under a name of its own, its real one as the alias: no name that a parameter may
+    have is a method of pydantic's, or private to it."""
+    hints = _hints(label, call)
     fields: dict[str, Any] = {}
     states: dict[str, type[State]] = {}
     for name, parameter in inspect.signature(call).parameters.items():
@@ -208,7 +268,12 @@ def _arguments_model(
                 f"parameter {name!r} of {label} has no type annotation",
                 remedy="Arguments are checked and coerced by annotation.",
             )
-        hint = hints[name]
+        hint, field_name = hints[name], f"argument_{len(fields)}"
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise DefinitionError(
+                f"parameter {name!r} of {label} is positional-only",
+                remedy="Remove the / from the signature: a model may name its arguments.",
+            )
         if isinstance(hint, type) and issubclass(hint, State):
             states[name] = hint
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
@@ -220,17 +285,13 @@ def _arguments_model(
                 raise DefinitionError(
                     f"{label} takes *{name} after its state", remedy="Put state parameters last."
                 )
-            fields[name] = (list[hint], [])  # type: ignore[valid-type]
+            fields[field_name] = (list[hint], Field([], alias=name))  # type: ignore[valid-type]
         elif parameter.default is inspect.Parameter.empty:
-            fields[name] = (hint, ...)
+            fields[field_name] = (hint, Field(alias=name))
         else:
-            fields[name] = (hint, parameter.default)
-    model = create_model(
-        label,
-        __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()),
-        **fields,
-    )
-    return model, states
+            _check_default(label, name, hint, parameter.default)
+            fields[field_name] = (hint, Field(parameter.default, alias=name))
+    return create_model(label, __config__=_CONFIG, **fields), states
 
 
 def example_result(made: Function) -> str:
@@ -326,15 +387,29 @@ class FunctionSet:
             )
         return result
 
+    def isolated(self, text: str) -> bool:
+        """Whether the call that `reply` would run goes to a worker process."""
+        if not any(made.name in text for made in self.functions if not made.trusted):
+            return False
+        try:
+            calls = parse_calls(text, known=self.by_name)
+        except CallError:
+            return False
+        made = self.by_name.get(calls[0].name)
+        return made is not None and not made.trusted
+
     def run(self, call: Call, states: States) -> Result:
         """Check a call's arguments, run it, and bound what it gives back."""
+        before = dict(states)
         try:
             value = self._run(call, states)
             if isinstance(value, Stop):
-                answer = _text(value.answer)
+                answer = _storable(_text(value.answer))
                 return Result(call, self._bounded(answer), answer)
             return Result(call, self._bounded(_text(value)))
         except CallError as error:
+            states.clear()  # a worker may have succeeded, and its result not be showable
+            states.update(before)
             return Result(call, self._failed(error))
 
     def _run(self, call: Call, states: States) -> Any:
@@ -376,11 +451,16 @@ class FunctionSet:
         return self._bounded(f"Error: {error}", failure=error.kind)
 
     def _bounded(self, text: str, failure: FailureKind | None = None) -> Observation:
-        text = _LONE_SURROGATE.sub("\ufffd", text)  # no file in UTF-8 could hold them
+        text = _storable(text)
         cut = max(0, len(text) - self.max_observation)
         if cut:
             text = f"{text[: self.max_observation]}... [{cut} characters cut]"
         return Observation(text=text, failure=failure, cut=cut)
+
+
+def _storable(text: str) -> str:
+    """The text without lone surrogates, which no file in UTF-8 could hold."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _text(value: Any) -> str:
@@ -406,7 +486,8 @@ def bind(made: Function, call: Call) -> tuple[list[Any], dict[str, Any]]:
         model = made.arguments.model_validate(raw)
     except ValidationError as error:
         raise _argument_error(made, error) from error
-    values = {name: getattr(model, name) for name in made.arguments.model_fields}
+    fields = made.arguments.model_fields
+    values = {str(field.alias): getattr(model, name) for name, field in fields.items()}
     variadic = next(
         (n for n, p in made.parameters.items() if p.kind is inspect.Parameter.VAR_POSITIONAL),
         None,
@@ -460,7 +541,8 @@ def _argument_error(made: Function, error: ValidationError) -> CallError:
             kind=FailureKind.MISSING_ARGUMENT,
         )
     if first["type"] == "extra_forbidden":
-        hint = nearest(name, made.arguments.model_fields)
+        known = [str(field.alias) for field in made.arguments.model_fields.values()]
+        hint = nearest(name, known)
         return CallError(
             f"{made.name} has no argument {name!r}",
             remedy=f"{hint} {signature}".strip(),
@@ -478,18 +560,29 @@ def _argument_error(made: Function, error: ValidationError) -> CallError:
 # --- parsing ------------------------------------------------------------------------------------
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_THOUGHT = re.compile(r"^[ \t]*<(think|thinking)>.*?(?:</\1>|\Z)", re.MULTILINE | re.DOTALL)
+_THOUGHT_END = re.compile(r"\A.*?^[ \t]*</(?:think|thinking)>", re.MULTILINE | re.DOTALL)
+"""Of a thought whose beginning stood in the prompt."""
+_FENCE = re.compile(r"^[ \t]*```.*?(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_FRAME = re.compile(r"(?:[ \t]*\d+[.)])?[ \t`>*\-.,;:]*(?:#.*)?")
+"""What may stand on a line beside a call without making it part of a sentence."""
+_SENTENCE = re.compile(r"(?:[^\n.!?:]|[.!?:](?!\s))+")
 _NAME_BEFORE_PARENTHESIS = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\s*\(")
 
 
 def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
-    """Every call in a reply, in order of appearance.
+    """The calls that a reply makes, in order of appearance.
 
-    A call may stand alone, in a code fence or inside prose. In prose, names from `known` count
-    first; if none of them is called, a call of another name at the start of a line counts (it
-    will be refused as unknown). Raises `CallError` (NO_CALL or UNPARSABLE) with a remedy.
+    A call may stand alone, in a code fence or inside prose. Names from `known` count first; if none
+    of them is called, a call of another name at the start of a line counts (it will be refused as
+    unknown). Where calls stand by themselves (on a line, between sentences, in a fence), those inside
+    sentences are talk about calls and do not count; what stands in a think block never does. Raises
+    `CallError` (NO_CALL or UNPARSABLE) with a remedy.
 
     >>> [str(c) for c in parse_calls("I add: add(2, b=-3.5).", known=["add"])]
     ['add(2, b=-3.5)']
+    >>> [str(c) for c in parse_calls("I will not stop(5) yet. add(2, 3)", known=["add", "stop"])]
+    ['add(2, 3)']
     """
     if len(text) > MAX_REPLY_CHARACTERS:
         raise CallError(
@@ -497,8 +590,9 @@ def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
             remedy="Reply with one short call.",
             kind=FailureKind.UNPARSABLE,
         )
+    whole, text = text, _without_thoughts(text)
     names = set(known)
-    found: list[Call] = []
+    found: list[tuple[Call, int, int]] = []
     problem: CallError | None = None
     position = broken = 0
     while broken < MAX_BROKEN_CALLS and (match := _NAME_BEFORE_PARENTHESIS.search(text, position)):
@@ -511,7 +605,8 @@ def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
             broken += 1
             continue
         try:
-            found.append(_literal_call(text[match.start() : end]))
+            call = _literal_call(text[match.start() : end])
+            found.append((call, match.start(), end if end is not None else position))
         except CallError as error:
             broken += 1
             problem = problem or error
@@ -519,13 +614,41 @@ def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
                 continue
         position = end if end is not None else position
     if found:
-        return [call for call in found if call.name in names] or found
+        wanted_ones = [one for one in found if one[0].name in names] or found
+        alone = _standing_alone(text, [(start, end) for _, start, end in wanted_ones])
+        chosen = [one for one in wanted_ones if one[1] in alone] or wanted_ones
+        return [call for call, _, _ in chosen]
     raise problem or CallError(
         "no function call in the reply",
-        value=_shorten(text),
+        value=_shorten(whole),
         remedy="Reply with one call such as name(argument).",
         kind=FailureKind.NO_CALL,
     )
+
+
+def _without_thoughts(text: str) -> str:
+    """The text with blanks in place of think blocks."""
+    if "think" not in text:
+        return text
+    for pattern in (_THOUGHT, _THOUGHT_END):
+        text = pattern.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+    return text
+
+
+def _standing_alone(text: str, calls: Sequence[tuple[int, int]]) -> set[int]:
+    """The starts of the calls that stand in a fence, or where a sentence would with nothing but
+    calls."""
+    rest = list(text)
+    for start, end in calls:
+        rest[start:end] = " " * (end - start)
+    bare = "".join(rest)
+    alone = bytearray(len(text))
+    for found in _FENCE.finditer(text):
+        alone[found.start() : found.end()] = b"\1" * (found.end() - found.start())
+    for found in _SENTENCE.finditer(bare):
+        if _FRAME.fullmatch(found[0]):
+            alone[found.start() : found.end()] = b"\1" * (found.end() - found.start())
+    return {start for start, _ in calls if alone[start]}
 
 
 def _starts_line(text: str, position: int) -> bool:
@@ -560,7 +683,8 @@ def _literal_call(source: str) -> Call:
     try:
         node = ast.parse(source.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or "too deeply nested"
+        nested = isinstance(error, (MemoryError, RecursionError))
+        reason = "too deeply nested" if nested else getattr(error, "msg", None) or str(error)
         raise CallError(
             f"the call does not parse ({reason})",
             value=_shorten(source),

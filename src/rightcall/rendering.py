@@ -2,7 +2,9 @@
 
 A conversation is cut where a model's turn begins and where it ends; every piece is tokenised by
 itself. The local engine builds its cache from the same pieces, so what is trained is, token by
-token, what was seen and said. Templates that rewrite history are refused.
+token, what was seen and said. Templates that rewrite history are refused. One thing is helped: where
+a template takes no system turn, drops it, or moves it to the latest question, the system text begins
+the first user turn instead; chains keep their messages as they are.
 
 Running the template on every prefix of every conversation would cost quadratic time. So the
 literal text around the messages is learned once per sequence of roles, by running the template on
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CACHED_PIECES = 65_536
+_ROLES = ("system", "user", "assistant", "user", "assistant", "user")
+"""Of a chain with two calls: what any template must carry by appending."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class _Frame:
 class Renderer:
     """Renders conversations with a tokenizer's own chat template.
 
-    `stop_ids` end a turn; by default the tokenizer's EOS token.
+    `stop_ids` end a turn; by default the tokenizer's EOS token and, where the template ends the
+    assistant's turns with another special token, that one.
     """
 
     def __init__(
@@ -77,16 +82,55 @@ class Renderer:
                 remedy="Use an instruct model, or set tokenizer.chat_template.",
             )
         self.tokenizer = tokenizer
-        self.stop_ids = frozenset(stop_ids if stop_ids else [tokenizer.eos_token_id])
         self._specials = _special_tokens(tokenizer)
         self._special_ids = {
             i for i, t in tokenizer.added_tokens_decoder.items() if self._specials.fullmatch(str(t))
         }
         self._encoded: dict[str, tuple[int, ...]] = {}
         self._frame = lru_cache(maxsize=256)(self._learn_frame)
+        self._folds = self._must_fold()
+        self.stop_ids = frozenset(stop_ids if stop_ids else self._turn_ends())
+
+    def check(self) -> None:
+        """Raises `RenderingError` if the template cannot carry a chain: found on a conversation of
+        two calls, before any is collected."""
+        self.render(_probe(), reply_next=True)
+
+    def _must_fold(self) -> bool:
+        """Whether the system text must begin the first user turn to stay in its place: it does not
+        without, and does so. One answer for a tokenizer, so that all its prompts begin alike."""
+        return not self._keeps_first(_probe()) and self._keeps_first(_folded(_probe()))
+
+    def _keeps_first(self, messages: Sequence[Message]) -> bool:
+        """Whether the first turn stays before the first reply, in a text that only grows."""
+        try:
+            return messages[0]["content"] in self._pieces(messages, reply_next=True)[0]
+        except RenderingError:
+            return False
+
+    def _turn_ends(self) -> set[int]:
+        """The tokenizer's EOS token; and, where the template ends no turn with it, the first special
+        token after a reply."""
+        eos = self.tokenizer.eos_token_id
+        messages = self._placed(_probe())
+        try:
+            _, reply, *_ = self._pieces(messages, reply_next=True)
+        except RenderingError:
+            return {eos}
+        said = next(m["content"] for m in messages if m["role"] == "assistant")
+        (after,) = self._tokenised([reply.partition(said)[2]])
+        found = [token for token in after if token in self._special_ids]
+        return {eos, *found[:1]} if eos not in found else {eos}
+
+    def _placed(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages as the template takes them."""
+        return _folded(messages) if self._folds else messages
 
     def text(self, messages: Sequence[Message], *, reply_next: bool) -> str:
         """The template's text; with `reply_next` it ends where the model's turn begins."""
+        return self._text(self._placed(messages), reply_next=reply_next)
+
+    def _text(self, messages: Sequence[Message], *, reply_next: bool) -> str:
         try:
             made: Any = self.tokenizer.apply_chat_template(
                 list(messages),  # type: ignore[arg-type]
@@ -121,7 +165,7 @@ class Renderer:
                 "a conversation must begin with a turn that is not the assistant's",
                 value=messages[0] if messages else None,
             )
-        messages, marks = self._marked(messages)
+        messages, marks = self._marked(self._placed(messages))
         pieces = self._assembled(messages, reply_next) or self._pieces(messages, reply_next)
         encoded = [self._literal(p, marks) for p in pieces] if marks else self._encode(pieces)
         ids: list[int] = []
@@ -220,12 +264,12 @@ class Renderer:
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self.text(messages[:index], reply_next=True)
-            after = self.text(messages[: index + 1], reply_next=False)
+            before = self._text(messages[:index], reply_next=True)
+            after = self._text(messages[: index + 1], reply_next=False)
             pieces += [_rest(before, done), _rest(after, before)]
             done = after
         if reply_next or not pieces:
-            pieces.append(_rest(self.text(messages, reply_next=reply_next), done))
+            pieces.append(_rest(self._text(messages, reply_next=reply_next), done))
         return pieces
 
     def _assembled(self, messages: Sequence[Message], reply_next: bool) -> list[str] | None:
@@ -242,7 +286,7 @@ class Renderer:
         if not reply_next and len(pieces) > 1:
             last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
             messages = messages[: last + 1]
-        return self.text(messages, reply_next=reply_next)
+        return self._text(messages, reply_next=reply_next)
 
     def _learn_frame(self, roles: tuple[str, ...], reply_next: bool) -> _Frame | None:
         markers = [f"\ue000{i}\ue001" for i in range(len(roles))]
@@ -283,6 +327,22 @@ class Renderer:
         return [tuple(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
+def _probe() -> list[Message]:
+    """A conversation of two calls whose contents stand nowhere else."""
+    return [Message(role=r, content=f"\ue000{i}\ue001") for i, r in enumerate(_ROLES)]
+
+
+def _folded(messages: Sequence[Message]) -> Sequence[Message]:
+    """The system text at the head of the first user turn, a blank line between them."""
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    system, *rest = messages
+    if rest and rest[0]["role"] == "user":
+        both = f"{system['content']}\n\n{rest[0]['content']}"
+        return [Message(role="user", content=both), *rest[1:]]
+    return [Message(role="user", content=system["content"]), *rest]
+
+
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """What spells a special token, the longest first; matches nothing if there are none."""
     added = tokenizer.added_tokens_decoder.values()
@@ -293,9 +353,11 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 def _rest(whole: str, prefix: str) -> str:
     if not whole.startswith(prefix):
+        same = next((i for i, (a, b) in enumerate(zip(prefix, whole, strict=False)) if a != b), 0)
+        before, after = (text[max(0, same - 20) : same + 60] for text in (prefix, whole))
         raise RenderingError(
             "the chat template rewrites earlier turns: a prompt is not a prefix of its completion",
-            value=prefix[-60:],
+            value=f"{before} became {after}",
             remedy="Use a template that only appends (no stripped reasoning, no moved turns).",
         )
     return whole[len(prefix) :]

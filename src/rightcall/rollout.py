@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -21,6 +24,7 @@ from rightcall.chain import (
     ChainStore,
     Frozen,
     Judgement,
+    Message,
     Outcome,
     Problem,
     Step,
@@ -28,11 +32,15 @@ from rightcall.chain import (
     digest,
     seed_of,
 )
-from rightcall.dialects import DIALECTS, conversation
-from rightcall.errors import DataError, ModelError
-from rightcall.functions import FunctionSet, States
+from rightcall.dialects import DIALECTS, Dialect, conversation
+from rightcall.errors import DataError, ModelError, RenderingError
+from rightcall.functions import FunctionSet, Result, States
 from rightcall.models import ChatModel, Reply, Request, Sampling
-from rightcall.task import Task
+from rightcall.sandbox import MAX_IDLE_WORKERS
+from rightcall.task import Task, task_errors
+
+PATIENCE_SECONDS = 0.25
+"""For the calls of a round in worker processes, before the model goes on without their chains."""
 
 
 class Budget(Frozen):
@@ -100,58 +108,60 @@ def _options(task: Task) -> dict[str, JSON]:
     return {name: value for name, value in kept.items() if isinstance(value, plain)}
 
 
-def attempt(setting: Setting, model: str, job: Job) -> Generator[Request, Reply | ModelError, Chain]:
-    """One chain as a coroutine: yields requests, is sent replies, returns the finished chain."""
-    dialect = DIALECTS[setting.dialect]
-    key = chain_key(setting, model, job)
-    seed = seed_of(setting.task.name, setting.seed, job.problem.id, job.sample, setting.source)
-    prompt = dialect.prompt(setting.task.instruction, setting.functions, job.problem)
-    states: States = {}
-    steps: list[Step] = []
-    answer: str | None = None
-    error: str | None = None
-    started = time.monotonic()
-    pending = list(job.replies)
+@dataclass(frozen=True)
+class PendingCall:
+    """A reply whose call is to be run."""
 
-    def next_turn() -> Generator[Request, Reply | ModelError, Reply | ModelError]:
-        spent = sum(s.completion_tokens for s in steps)
-        room = max(1, min(setting.sampling.max_tokens, setting.budget.tokens - spent))
-        return (
-            yield Request(
-                chain=key,
-                messages=conversation(prompt, steps, dialect),
-                completions=tuple(s.token_ids for s in steps),
-                sampling=setting.sampling.model_copy(update={"max_tokens": room}),
-                seed=seed_of(seed, len(steps)),
-            )
+    chain: str
+    run: Callable[[], Result]
+    isolated: bool
+    """It goes to a worker process, where it may take long; any other is run at once."""
+
+
+Attempt = Generator[Request | PendingCall, Reply | ModelError | Result | None, Chain]
+"""A chain as a coroutine: it yields what it waits for and is sent what came of it."""
+
+
+@dataclass
+class _Conversation:
+    """A chain being made."""
+
+    setting: Setting
+    key: str
+    seed: int
+    prompt: tuple[Message, ...]
+    steps: list[Step] = field(default_factory=list)
+    states: States = field(default_factory=dict)
+
+    @property
+    def dialect(self) -> Dialect:
+        return DIALECTS[self.setting.dialect]
+
+    @property
+    def spent(self) -> int:
+        return sum(step.completion_tokens for step in self.steps)
+
+    def request(self) -> Request:
+        room = min(self.setting.sampling.max_tokens, self.setting.budget.tokens - self.spent)
+        return Request(
+            chain=self.key,
+            messages=conversation(self.prompt, self.steps, self.dialect),
+            completions=tuple(step.token_ids for step in self.steps),
+            sampling=self.setting.sampling.model_copy(update={"max_tokens": max(1, room)}),
+            seed=seed_of(self.seed, len(self.steps)),
+            functions=self.setting.functions if self.setting.dialect == "python" else None,
         )
 
-    while True:
-        if pending:
-            recorded = pending.pop(0)
-            reply: Reply | ModelError = Reply(
-                text=recorded.reply,
-                token_ids=recorded.token_ids,
-                prompt_tokens=recorded.prompt_tokens,
-                completion_tokens=recorded.completion_tokens,
-            )
-        else:
-            recorded = None
-            reply = yield from next_turn()
-        if isinstance(reply, ModelError):
-            stop_reason, error = StopReason.MODEL_ERROR, str(reply)
-            break
-        if reply.finish_reason == "context":
-            stop_reason = StopReason.CONTEXT_WINDOW
-            break
-        result = dialect.run(reply.text, setting.functions, states)
-        if recorded is not None and result.observation != recorded.observation:
-            raise DataError(
-                f"re-executing step {len(steps) + 1} of a recorded prefix gave another observation",
-                value=result.observation.text,
-                remedy=f"It was recorded as {recorded.observation.text!r}: the functions have changed.",
-            )
-        steps.append(
+    def call(self, reply: Reply) -> PendingCall:
+        functions = self.setting.functions
+        return PendingCall(
+            chain=self.key,
+            run=partial(self.dialect.run, reply.text, functions, self.states),
+            isolated=self.dialect.isolated(reply.text, functions),
+        )
+
+    def record(self, reply: Reply, result: Result) -> None:
+        self.steps.append(
             Step(
                 reply=reply.text,
                 call=result.call,
@@ -161,61 +171,166 @@ def attempt(setting: Setting, model: str, job: Job) -> Generator[Request, Reply 
                 completion_tokens=reply.completion_tokens,
             )
         )
-        spent = sum(s.completion_tokens for s in steps)
-        if reply.finish_reason == "length":
-            out = spent >= setting.budget.tokens
-            stop_reason = StopReason.TOKEN_BUDGET if out else StopReason.REPLY_TRUNCATED
-            break
-        if result.answer is not None:
-            stop_reason, answer = StopReason.STOPPED, result.answer
-            break
-        if spent >= setting.budget.tokens:
-            stop_reason = StopReason.TOKEN_BUDGET
-            break
-        if len(steps) >= setting.budget.steps:  # last: a chain cut to fewer steps stays derivable
-            stop_reason = StopReason.STEP_BUDGET
-            break
 
+    def stop_reason(self, reply: Reply, result: Result) -> StopReason | None:
+        """Why the chain ends after the step just recorded, if it does."""
+        out = self.spent >= self.setting.budget.tokens
+        if reply.finish_reason == "length":
+            return StopReason.TOKEN_BUDGET if out else StopReason.REPLY_TRUNCATED
+        if result.answer is not None:
+            return StopReason.STOPPED
+        if out:
+            return StopReason.TOKEN_BUDGET
+        # Last: a chain cut to fewer steps stays derivable.
+        return StopReason.STEP_BUDGET if len(self.steps) >= self.setting.budget.steps else None
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a chain ended."""
+
+    reason: StopReason
+    answer: str | None = None
+    error: str | None = None
+
+
+def attempt(setting: Setting, model: str, job: Job) -> Attempt:
+    """One chain: yields requests and calls, is sent replies and results, returns the finished chain."""
+    started = time.monotonic()
+    # Without its prefix in the seed, a rollout would draw what the chain of that sample drew there.
+    prefix = [digest([s.reply for s in job.replies])] if job.replies else []
+    place = (setting.task.name, setting.seed, job.problem.id, job.sample, setting.source)
+    made = _Conversation(
+        setting,
+        key=chain_key(setting, model, job),
+        seed=seed_of(*place, *prefix),
+        prompt=DIALECTS[setting.dialect].prompt(
+            setting.task.instruction, setting.functions, job.problem
+        ),
+    )
+    end = yield from _turns(made, job.replies)
     chain = Chain(
-        key=key,
+        key=made.key,
         task=setting.task.name,
         problem_id=job.problem.id,
         sample=job.sample,
         source=setting.source,
         model=model,
         dialect=setting.dialect,
-        seed=seed,
-        prompt=prompt,
-        steps=tuple(steps),
-        stop_reason=stop_reason,
-        answer=answer,
-        outcome=Outcome.ERRORED if error else Outcome.INCORRECT,
+        seed=made.seed,
+        prompt=made.prompt,
+        steps=tuple(made.steps),
+        stop_reason=end.reason,
+        answer=end.answer,
+        outcome=Outcome.ERRORED if end.error else Outcome.INCORRECT,
         difficulty=job.problem.difficulty,
-        error=error,
+        error=end.error,
         seconds=time.monotonic() - started,
+        given_steps=min(len(job.replies), len(made.steps)),
     )
-    return chain if error else judged(setting.task, job.problem, chain)
+    return chain if end.error else judged(setting.task, job.problem, chain)
+
+
+def _turns(made: _Conversation, replies: Sequence[Step]) -> Generator[Request | PendingCall, Any, _End]:
+    """Turn after turn, the recorded ones first, until the chain ends."""
+    recorded = iter(replies)
+    while True:
+        given = next(recorded, None)
+        reply = _replayed(given) if given is not None else (yield made.request())
+        if isinstance(reply, ModelError):
+            return _End(StopReason.MODEL_ERROR, error=str(reply))
+        if reply.finish_reason == "context":
+            return _End(StopReason.CONTEXT_WINDOW)
+        result = yield made.call(reply)
+        if given is not None and result.observation != given.observation:
+            number = len(made.steps) + 1
+            raise DataError(
+                f"re-executing step {number} of a recorded prefix gave another observation",
+                value=result.observation.text,
+                remedy=f"It was recorded as {given.observation.text!r}: the functions have changed.",
+            )
+        made.record(reply, result)
+        if (reason := made.stop_reason(reply, result)) is not None:
+            return _End(reason, result.answer if reason is StopReason.STOPPED else None)
+
+
+def _replayed(step: Step) -> Reply:
+    return Reply(
+        text=step.reply,
+        token_ids=step.token_ids,
+        prompt_tokens=step.prompt_tokens,
+        completion_tokens=step.completion_tokens,
+    )
 
 
 def judged(task: Task, problem: Problem, chain: Chain) -> Chain:
-    """The chain with its outcome and judgement set by the task; errored chains stay errored."""
+    """The chain with its outcome and judgement set by the task; errored chains stay errored. Raises
+    `DefinitionError` if `verify` or `judge` fails."""
     if chain.outcome is Outcome.ERRORED:
         return chain
-    right = chain.answer is not None and task.verify(problem, chain.answer)
-    judgement: Judgement = task.judge(problem, chain)
+    with task_errors(task, problem, "verify", chain.answer):
+        right = chain.answer is not None and task.verify(problem, chain.answer)
+    with task_errors(task, problem, "judge", chain.answer):
+        judgement: Judgement = task.judge(problem, chain)
     return chain.model_copy(
         update={"outcome": Outcome.CORRECT if right else Outcome.INCORRECT, "judgement": judgement}
     )
 
 
-def rollouts(setting: Setting, model: ChatModel, jobs: Iterable[Job]) -> Generator[Chain, None, None]:
+class _Calls:
+    """Calls that are out in worker processes while the model goes on with other chains.
+
+    A round waits for its own calls a moment: nearly all are done by then and go on in the order in
+    which they were asked for, so that what a model has in its batch does not hang on their timing.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._out: dict[Future[Result], str] = {}
+        self._fresh: list[Future[Result]] = []
+
+    def __len__(self) -> int:
+        return len(self._out)
+
+    def send(self, call: PendingCall) -> None:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(MAX_IDLE_WORKERS, thread_name_prefix="rightcall-call")
+        future = self._pool.submit(call.run)
+        self._out[future] = call.chain
+        self._fresh.append(future)
+
+    def done(self, *, at_least_one: bool) -> list[tuple[str, Result]]:
+        """The chains whose calls are done, with the results."""
+        wait(self._fresh, timeout=PATIENCE_SECONDS)
+        self._fresh.clear()
+        if at_least_one:
+            wait(self._out, return_when=FIRST_COMPLETED)
+        ready = [future for future in self._out if future.done()]
+        return [(self._out.pop(future), future.result()) for future in ready]
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def rollouts(
+    setting: Setting, model: ChatModel, jobs: Iterable[Job | None]
+) -> Generator[Chain, None, None]:
     """Chains for jobs, as they finish, with up to `model.capacity` in flight. Closing the
-    iterator early releases the chains still running. Raises `DataError` if two jobs are the same."""
+    iterator early releases the chains still running. Raises `DataError` if two jobs are the same.
+
+    Jobs are asked for as there is room. A job of None says "none for now": more are asked for once
+    the next chain is finished, so that jobs may depend on the chains given so far. A call in a worker
+    process that takes long holds up its own chain only.
+    """
     waiting = iter(jobs)
     seen: set[str] = set()
-    running: dict[str, Generator[Request, Reply | ModelError, Chain]] = {}
+    running: dict[str, Attempt] = {}
+    opened: set[str] = set()
+    calls = _Calls()
 
-    def once(key: str, job: Job) -> None:
+    def start(job: Job) -> Chain | None:
+        key = chain_key(setting, model.name, job)
         if key in seen:
             raise DataError(
                 "the same chain is asked for twice",
@@ -223,18 +338,33 @@ def rollouts(setting: Setting, model: ChatModel, jobs: Iterable[Job]) -> Generat
                 remedy="Give every problem once, under an id of its own.",
             )
         seen.add(key)
+        running[key] = attempt(setting, model.name, job)
+        return advance(key, None)
 
-    def start(job: Job) -> Chain | None:
-        chain = attempt(setting, model.name, job)
+    def advance(key: str, answer: Reply | ModelError | Result | None) -> Chain | None:
+        """Let a chain go on until it waits for the model or a worker; the chain if it has ended."""
         try:
-            request = next(chain)
+            asked = running[key].send(answer)
+            while isinstance(asked, PendingCall) and not asked.isolated:
+                asked = running[key].send(asked.run())
         except StopIteration as ended:
-            once(ended.value.key, job)
+            del running[key]
+            release(key)
             return ended.value  # type: ignore[no-any-return]
-        once(request.chain, job)
-        running[request.chain] = chain
-        model.submit(request)
+        if isinstance(asked, PendingCall):
+            calls.send(asked)
+            return None
+        opened.add(key)
+        try:
+            model.submit(asked)
+        except RenderingError as error:  # of this conversation: the other chains go on
+            return advance(key, ModelError("the conversation cannot be rendered", value=str(error)))
         return None
+
+    def release(key: str) -> None:
+        if key in opened:
+            opened.remove(key)
+            model.release(key)
 
     try:
         while True:
@@ -243,16 +373,17 @@ def rollouts(setting: Setting, model: ChatModel, jobs: Iterable[Job]) -> Generat
                     yield finished
             if not running:
                 return
-            for request, reply in model.poll():
-                try:
-                    model.submit(running[request.chain].send(reply))
-                except StopIteration as ended:
-                    del running[request.chain]
-                    model.release(request.chain)
-                    yield ended.value
+            if len(running) > len(calls):
+                for request, reply in model.poll():
+                    if (finished := advance(request.chain, reply)) is not None:
+                        yield finished
+            for key, result in calls.done(at_least_one=len(running) == len(calls) > 0):
+                if (finished := advance(key, result)) is not None:
+                    yield finished
     finally:
-        for key in running:
-            model.release(key)
+        calls.close()
+        for key in [*opened]:
+            release(key)
 
 
 def solve(

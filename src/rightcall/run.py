@@ -2,7 +2,7 @@
 
     runs/NAME/config.toml                    the resolved config
     runs/NAME/TASK/problems.{train,validation,test}.jsonl
-    runs/NAME/TASK/chains/{teacher,student}.jsonl
+    runs/NAME/TASK/chains/{teacher,student,search}.jsonl
     runs/NAME/TASK/pairs.jsonl, pairs.json   the pairs and their statistics
     runs/NAME/TASK/train/{sft,dpo}/          the model or adapter, checkpoints/, metrics.jsonl
     runs/NAME/TASK/selection/, selection.json   validation chains; the checkpoints that were kept
@@ -30,17 +30,20 @@ from itertools import count
 from pathlib import Path
 
 from rightcall import terminal
-from rightcall.chain import ChainStore, Frozen, Outcome, Problem
+from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
 from rightcall.errors import ConfigError, DataError
 from rightcall.evaluate import Selection, evaluate, samples_path, select
 from rightcall.files import read_lines, write_whole
 from rightcall.models import Sampling
 from rightcall.models.spec import ModelSpec, open_model
+from rightcall.models.weights import load_tokenizer
 from rightcall.pairs import check_leaks, make_pairs, pair_statistics, read_pairs, write_pairs
+from rightcall.rendering import Renderer
 from rightcall.report import RunData, load_run, write_report
 from rightcall.report.data import ROLES
 from rightcall.rollout import Budget, Setting, collect, finished
+from rightcall.search import SearchResult, search
 from rightcall.task import SPLITS, Task, load_task
 from rightcall.train.trainer import TrainConfig, train
 
@@ -178,10 +181,43 @@ def _check_errored(store: ChainStore, tolerated: float) -> None:
         )
 
 
+def search_errors(place: Place) -> str:
+    """Rollouts of the student from the prefixes of its wrong chains: where was its first error?"""
+    config = place.settings.search
+    if not config.rollouts:
+        return "left out"
+    how = place.settings.collect.student
+    problems = place.problems("train")[: how.problems]
+    setting = place.setting("student", how.sampling, how.budget)
+    path = place.chains("search")
+    with open_model(place.settings.models.student, problems) as model:
+
+        def once() -> SearchResult:
+            chains = _chains(place, "teacher", "student")
+            process = place.settings.pairs.require_process
+            with terminal.progress("search", None) as on_chain:
+                return search(
+                    setting, model, problems, chains, config, path,
+                    require_process=process, on_chain=on_chain,
+                )  # fmt: skip
+
+        result = once()
+        if result.unfinished:  # a second try, of the errored rollouts and what rests on them
+            result = once()
+    _check_errored(result.store, place.settings.tolerate_errored)
+    found = f"first error of {len(result.errors)} of {result.searched} wrong chains"
+    return f"{found}, {result.rollouts} rollouts"
+
+
+def _chains(place: Place, *files: str) -> Iterator[Chain]:
+    for name in files:
+        yield from ChainStore(place.chains(name)).latest()
+
+
 def pair(place: Place) -> str:
-    """Preference pairs of both roles' chains, checked against the test problems."""
+    """Preference pairs of both roles' chains and of the search, checked against the test problems."""
     dropped: Counter[str] = Counter()
-    chains = (c for role in ("teacher", "student") for c in ChainStore(place.chains(role)).latest())
+    chains = _chains(place, "teacher", "student", "search")
     pairs = make_pairs(chains, place.settings.pairs, dropped)
     made = write_pairs(pairs, place.pairs, test=place.problems("test"))
     statistics = pair_statistics(read_pairs(place.pairs), dropped)
@@ -274,6 +310,7 @@ STAGES: dict[str, Callable[[Place], str]] = {
     "problems": write_problems,
     "collect teacher": collect_role("teacher"),
     "collect student": collect_role("student"),
+    "search": search_errors,
     "pairs": pair,
     "train sft": tune("sft"),
     "choose sft": choose("sft"),
@@ -314,6 +351,8 @@ def run_all(config: RunConfig, root: str | Path = "runs", *, fresh: bool = False
             Place(config.tasks[name], task, config.seed, folder / name) for name, task in tasks.items()
         ]
         for place in places:
+            _check_student(place)
+        for place in places:
             _run_task(place)
         data = load_run(folder)
         for task_data in data.tasks:
@@ -327,6 +366,13 @@ def run_all(config: RunConfig, root: str | Path = "runs", *, fresh: bool = False
         data=data,
         seconds={p.folder.name: {s: line.seconds for s, line in p.done().items()} for p in places},
     )
+
+
+def _check_student(place: Place) -> None:
+    """Can the student be trained on chains at all? Asked before the teacher's are paid for. Raises
+    `ConfigError` for a model without weights here, `RenderingError` for a template of no use."""
+    if "train dpo" not in place.done():
+        Renderer(load_tokenizer(place.settings.models.student.weights)).check()
 
 
 def _run_task(place: Place) -> None:

@@ -6,6 +6,7 @@ Wrong keys and wrong types are a `ConfigError` that names the whole path of the 
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 import typing
@@ -65,6 +66,10 @@ M = TypeVar("M", bound=BaseModel)
 def checked(model: type[M], table: Mapping[str, Any], *, at: str = "") -> M:
     """A table as a `model`. Strict: `"5"` is no number. The first fault is a `ConfigError` that
     names the key's whole path (under `at`) and, for an unknown key, the nearest known one."""
+    for key, value in flat(table).items():
+        if any(isinstance(one, float) and not math.isfinite(one) for one in _leaves(value)):
+            shown = ".".join([*([at] if at else []), key])
+            raise ConfigError(f"{shown} is wrong", value=value, remedy="Give a finite number.")
     try:
         return model.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as error:
@@ -78,6 +83,15 @@ def checked(model: type[M], table: Mapping[str, Any], *, at: str = "") -> M:
     message = first["msg"].removeprefix("Value error, ")
     value = without_user(first["input"]) if isinstance(first["input"], str) else first["input"]
     raise ConfigError(f"{shown} is wrong", value=value, remedy=message.rstrip(".") + ".")
+
+
+def _leaves(value: Any) -> Iterable[Any]:
+    """What stands in lists and tables inside of a value."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, (list, tuple)):
+        return [value]
+    return [leaf for one in value for leaf in _leaves(one)]
 
 
 def _keys(model: type[BaseModel], path: Iterable[str]) -> list[str]:

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from rightcall.chain import Chain, Judgement, Problem, digest
-from rightcall.errors import DefinitionError, nearest
+from rightcall.errors import ConfigError, DefinitionError, RightCallError, nearest
 from rightcall.functions import Function, FunctionSet
 
 SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Proved:
+    """A gold answer was shown to be right."""
+
+
+@dataclass(frozen=True)
+class Refuted:
+    """A gold answer was shown to be wrong."""
+
+    reason: str
 
 
 class Task(ABC):
@@ -31,6 +50,8 @@ class Task(ABC):
     subsets: dict[str, tuple[str, ...]] = {}
     """Named selections of function names that a run may choose, besides "all"."""
     default_subset: str = "all"
+    proof: str = "labels proved"
+    """What `prove` shows, as `tasks check` names it."""
 
     @abstractmethod
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
@@ -46,11 +67,17 @@ class Task(ABC):
         del problem, chain
         return Judgement()
 
-    def prove(self, problem: Problem) -> str | None:
-        """A check of the gold answer that does not use the gold chain (for `tasks check`): None if
-        the label holds or cannot be checked, otherwise what is wrong."""
+    def prove(self, problem: Problem) -> Proved | Refuted | None:
+        """A check of the gold answer that does not use the gold chain (for `tasks check`); None where
+        the task cannot tell."""
         del problem
         return None
+
+    def gold(self, problem: Problem, functions: FunctionSet) -> Sequence[str]:
+        """A right chain that uses these functions alone; empty if none is known. By default the
+        problem's own, if it needs no other function of the task."""
+        others = {made.name for made in self.functions} - functions.by_name.keys()
+        return () if others & {_called(text) for text in problem.gold} else problem.gold
 
     def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
         """Figures about problems that `tasks check` prints beside its findings: a count as an int, a
@@ -86,19 +113,45 @@ BUILT_IN = {
 }
 """Name → where its class is. To add a task to the package: write its file and one line here."""
 
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny-fol": ("fol", {"words": 32, "made_up": 0.0}),
+    "tiny-math": (
+        "math",
+        {
+            "families": (
+                "shopping savings sharing travel discount profit garden tickets comparison packing"
+                " wages reading"
+            ).split(),
+            "steps": (2, 5),
+        },
+    ),
+}
+"""Name → a built-in task with options. The tiny ones are the problems that the shipped tiny models
+were trained for and know: a small vocabulary, since copying words never seen is the hard part at
+their size, and twelve kinds of stories."""
+
 
 def load_task(spec: str, **options: Any) -> Task:
-    """A task by built-in name (`"fol"`), by `path/to/file.py:Class`, or by `module:Class`.
+    """A task by built-in name (`"fol"`) or preset (`"tiny-fol"`), by `path/to/file.py:Class`, or by
+    `module:Class`.
 
-    `options` go to the task's constructor.
+    `options` go to the task's constructor, over those of a preset. Raises `ConfigError` for options
+    that it does not take, `DefinitionError` for a task that is not there or wrongly defined.
     """
+    if spec in PRESETS:
+        name, given = PRESETS[spec]
+        return load_task(name, **{**given, **options})
     target = BUILT_IN.get(spec, spec)
     if ":" not in target:
         raise DefinitionError(
             "unknown task",
             value=spec,
-            remedy=f"{nearest(spec, BUILT_IN)} Your own: path/to/file.py:ClassName.",
+            remedy=f"{nearest(spec, [*BUILT_IN, *PRESETS])} Your own: path/to/file.py:ClassName.",
         )
+    return _made(spec, _task_class(target), options)
+
+
+def _task_class(target: str) -> type[Task]:
     place, _, attribute = target.rpartition(":")
     module = _module_from_file(Path(place)) if place.endswith(".py") else _imported(place)
     made = getattr(module, attribute, None)
@@ -107,12 +160,124 @@ def load_task(spec: str, **options: Any) -> Task:
         raise DefinitionError(
             f"{place} has no Task of that name", value=attribute, remedy=nearest(attribute, tasks)
         )
-    try:
-        return made(**options)
-    except TypeError as error:
+    _check_class(made)
+    return made
+
+
+def _check_class(made: type[Task]) -> None:
+    for name, remedy in {
+        "name": 'For example name = "sums".',
+        "instruction": "It is what the model is told to do.",
+        "functions": "List the functions that a model may call: functions = (add, stop).",
+    }.items():
+        if not hasattr(made, name):
+            raise DefinitionError(f"task {made.__name__} has no {name}", remedy=remedy)
+    if missing := sorted(made.__abstractmethods__):
         raise DefinitionError(
-            f"task {spec} does not take these options: {error}", value=options
+            f"task {made.__name__} lacks a method", value=missing[0], remedy="Write it: see `Task`."
+        )
+    listed = inspect.getattr_static(made, "functions")
+    others = [one for one in listed if not isinstance(one, Function)] if _is_list(listed) else []
+    if others:
+        raise DefinitionError(
+            f"functions of task {made.__name__} holds something else",
+            value=others[0],
+            remedy="Put @function(...) above each of them.",
+        )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _made(spec: str, kind: type[Task], options: Mapping[str, Any]) -> Task:
+    """An instance. The constructor's own errors are told apart from options that it does not take."""
+    taken = inspect.signature(kind)
+    try:
+        taken.bind(**options)
+    except TypeError as error:
+        known = [name for name in taken.parameters if name not in options]
+        unknown = next((name for name in options if name not in taken.parameters), None)
+        raise ConfigError(
+            f"task {spec} does not take these options: {error}",
+            value=dict(options),
+            remedy=nearest(unknown, known) if unknown and known else "",
         ) from error
+    _check_options(spec, kind, options)
+    try:
+        return kind(**options)
+    except RightCallError:
+        raise
+    except Exception as error:
+        raise DefinitionError(
+            f"the constructor of task {spec} failed ({_place_of(error)})",
+            value=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def _check_options(spec: str, kind: type[Task], options: Mapping[str, Any]) -> None:
+    """Hold options to the constructor's annotations, where it has any."""
+    try:
+        hints = get_type_hints(kind.__init__)
+    except NameError:  # a type that is there for type checkers alone
+        return
+    for name, value in options.items():
+        if name in hints and (fault := _misfit(hints[name], value)) is not None:
+            raise ConfigError(
+                f"option {name} of task {spec} is wrong",
+                value=value,
+                remedy=f"{fault} ({_declared(hints[name])}).",
+            )
+
+
+def _misfit(hint: Any, value: object) -> str | None:
+    """Why a value is not of a type: options are handed on as they are, so a text is no number."""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        read = adapter.validate_python(value)
+    except PydanticUserError:  # a type of which pydantic knows nothing
+        return None
+    except ValidationError as error:
+        return str(error.errors(include_url=False)[0]["msg"])
+    return "It is a text" if isinstance(value, str) and read != value else None
+
+
+@contextmanager
+def task_errors(task: Task, problem: Problem, method: str, answer: str | None = None) -> Iterator[None]:
+    """An error of a task's own method becomes a `DefinitionError` that names what it was called with:
+    answers are a model's, and a task must stand any text."""
+    try:
+        yield
+    except RightCallError:
+        raise
+    except Exception as error:
+        value = f"problem {problem.id}" + ("" if answer is None else f", answer {answer[:200]!r}")
+        raise DefinitionError(
+            f"{method} of task {task.name} failed with {type(error).__name__}: {error}"
+            f" ({_place_of(error)})",
+            value=value,
+            remedy="Mend the task: it must stand any answer that a model may give.",
+        ) from error
+
+
+def _declared(hint: Any) -> str:
+    return (
+        hint.__name__ if type(hint) is type else re.sub(r"\b(collections\.abc|typing)\.", "", str(hint))
+    )
+
+
+def _called(text: str) -> str:
+    """The name of the function that a gold call calls."""
+    found = re.match(r"\s*(\w+)\s*\(", text)
+    return found[1] if found else ""
+
+
+def _place_of(error: BaseException) -> str:
+    """Where a user's file failed: `my_task.py, line 7`."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 def _imported(name: str) -> Any:
@@ -139,6 +304,15 @@ def _module_from_file(path: Path) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except RightCallError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise DefinitionError(
+            f"the task file cannot be imported ({_place_of(error)})",
+            value=f"{type(error).__name__}: {getattr(error, 'msg', error)}",
+        ) from error
     except BaseException:
         del sys.modules[name]
         raise

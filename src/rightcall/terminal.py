@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from rightcall.chain import Chain, Outcome, Problem
+from rightcall.chain import Chain, Message, Outcome, Problem
 from rightcall.errors import ModelError
 from rightcall.functions import Function, FunctionSet
 from rightcall.models import ChatModel, Reply, Request
@@ -85,6 +85,12 @@ def _option_text(option: inspect.Parameter) -> str:
 def show_problem(console: Console, problem: Problem) -> None:
     console.print(Text(problem.id, style="bold cyan"))
     console.print(Text(printable(problem.question)))
+    console.print()
+
+
+def show_prompt(console: Console, prompt: Sequence[Message]) -> None:
+    """A chain's problem: the turn before its first reply."""
+    console.print(Text(printable(prompt[-1]["content"])))
     console.print()
 
 
@@ -200,8 +206,9 @@ def _bar() -> Progress:
 
 
 @contextmanager
-def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[Chain], None]]:
-    """A bar of chains on standard error; yields what to call with each finished chain."""
+def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[[Chain], None]]:
+    """A bar of chains on standard error; yields what to call with each finished chain. Without a
+    total it only counts."""
     counts = dict.fromkeys(Outcome, 0)
     with _bar() as bar:
         task = bar.add_task(label, total=total, completed=done, seen="")

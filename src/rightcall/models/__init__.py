@@ -10,10 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, SkipValidation
 
 from rightcall.chain import Frozen, Message
 from rightcall.errors import ModelError
+from rightcall.functions import FunctionSet
 
 
 class Sampling(Frozen):
@@ -29,6 +30,8 @@ class Sampling(Frozen):
 class Request(Frozen):
     """One turn asked of a model."""
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     chain: str
     """Key of the chain it belongs to: a backend may keep that chain's cache between turns."""
     messages: tuple[Message, ...]
@@ -37,6 +40,8 @@ class Request(Frozen):
     """Sampled ids of each assistant turn so far, for backends that keep token identity."""
     sampling: Sampling = Sampling()
     seed: int = 0
+    functions: SkipValidation[FunctionSet | None] = None
+    """What the reply may call, in Python syntax: for backends that hold replies to it."""
 
 
 class Reply(Frozen):

@@ -27,10 +27,10 @@ from rightcall.errors import ConfigError
 ATTENTION = "rightcall_slots"
 """The name under which `attention` is registered with transformers."""
 
-CHUNK = 64
+CHUNK = 128
 """Keys that decoding rows attend to at a time."""
 
-FIRST = 320
+FIRST = 512
 """Tokens per slot that the first allocation holds: growing means copying everything."""
 
 

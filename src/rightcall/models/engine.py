@@ -1,27 +1,32 @@
 """Continuous batching over token ids: rows join and leave, every prompt token is computed once.
 
 Each pass feeds, packed together, the last token of every row that is replying and the new tokens
-of rows whose turn begins. What a row's slot already holds is kept; a new row starts from the
-longest prefix that any slot holds, live or left behind; a prompt's head that many rows share, the
-shared prefix, is stored once and attended to as one matrix product.
+of rows whose turn begins. What a row's slot already holds is kept; beyond that, a turn starts from
+the longest prefix that any slot holds, live or left behind, and waits a pass for one that is being
+computed. A prompt that another row has just begun to answer costs nothing: its keys, values and
+logits are taken over. A prompt's head that many rows share, the shared prefix, is stored once and
+attended to as one matrix product.
+
+`slots.py` has the bookkeeping, `cache.py` keys, values and attention, `sampling.py` the draws.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rightcall.errors import ModelError
 from rightcall.models import Sampling
 from rightcall.models.cache import CHUNK, Group, Plan, SlotCache
+from rightcall.models.sampling import forbid, sample, uniforms
+from rightcall.models.slots import Ints, Slots, chunks, common, ranges
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,12 +34,20 @@ if TYPE_CHECKING:
 MAX_SHARED_PREFIXES = 4
 MIN_SHARED_PREFIX = 16
 """Tokens below which a shared prefix is not worth storing by itself."""
-WORTH_WAITING = 8
-"""A new row waits a pass for a prefix now being computed if that saves so many tokens."""
+WORTH_WAITING = 4
+"""A turn waits a pass for a prefix now being computed if that saves so many tokens."""
 MAX_SCORES = 1 << 26
 """Attention scores (queries * heads * keys) that the new tokens of one pass may need."""
 
-Ints = NDArray[np.int64]
+
+class Constraint(Protocol):
+    """What a reply may say next; each turn has its own."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """[vocabulary] the tokens that may come now, at least one."""
+
+    def take(self, token: int) -> None:
+        """The token that came; never one that ends a reply."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class Turn:
     """How many leading tokens other rows are likely to share; 0 if unknown."""
     sampling: Sampling
     seed: int
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -79,45 +93,6 @@ class _SharedPrefix:
     cache: SlotCache
 
 
-@dataclass
-class _Slots:
-    """The state of every slot, as arrays."""
-
-    count: int
-    ids: Ints = field(init=False)
-    """[count, capacity] own tokens: `length` are in the cache, up to `planned` are to be computed."""
-
-    def __post_init__(self) -> None:
-        n = self.count
-        self.ids = np.zeros((n, CHUNK), np.int64)
-        self.length = np.zeros(n, np.int64)
-        self.planned = np.zeros(n, np.int64)
-        self.shared = np.zeros(n, np.int64)
-        self.shared_prefix = np.full(n, -1, np.int64)
-        self.replying = np.zeros(n, bool)
-        self.begun = np.zeros(n, np.int64)
-        self.drawn = np.zeros(n, np.int64)
-        self.limit = np.zeros(n, np.int64)
-        self.cut = np.zeros(n, bool)
-        self.last = np.zeros(n, np.int64)
-        self.seed = np.zeros(n, np.uint64)
-        self.temperature = np.zeros(n, np.float32)
-        self.top_p = np.ones(n, np.float32)
-        self.row: list[str | None] = [None] * n
-
-    def reserve(self, length: int) -> None:
-        if length > self.ids.shape[1]:
-            grown = np.zeros((self.count, max(length, 2 * self.ids.shape[1])), np.int64)
-            grown[:, : self.ids.shape[1]] = self.ids
-            self.ids = grown
-
-    def permute(self, order: Ints) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                setattr(self, name, value[order])
-        self.row = [self.row[i] for i in order]
-
-
 class Engine:
     """Rows of one model. Not thread-safe; `step` runs one forward pass.
 
@@ -140,9 +115,9 @@ class Engine:
         self._stop = np.array(sorted(stop_ids), np.int64)
         self._prefill_tokens = prefill_tokens
         self._cache = SlotCache(slots)
-        self._s = _Slots(slots)
-        self._slot_of: dict[str, int] = {}
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(slots))
+        self._slots = Slots(slots)
+        self._first_logits: Tensor | None = None  # [slots, vocabulary] of the turns' first tokens
+        self._constraints: dict[str, Constraint] = {}
         self._waiting: deque[Turn] = deque()
         self._shared_prefixes: dict[int, _SharedPrefix] = {}
         self._next_shared_prefix = 0
@@ -153,11 +128,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return (
-            bool(self._waiting)
-            or bool((self._s.planned > self._s.length).any())
-            or bool(self._s.replying.any())
-        )
+        return bool(self._waiting) or self._slots.busy
 
     def enter(self, turn: Turn) -> None:
         """Queue a turn. Its row needs no announcement; it lives until `leave`."""
@@ -169,12 +140,8 @@ class Engine:
     def leave(self, row: str) -> None:
         """Give the row's slot back; what it holds serves as a prefix until the slot is reused."""
         self._waiting = deque(turn for turn in self._waiting if turn.row != row)
-        slot = self._slot_of.pop(row, None)
-        if slot is not None:
-            self._s.row[slot] = None
-            self._s.replying[slot] = False
-            self._s.planned[slot] = self._s.length[slot]
-            self._free[slot] = None
+        self._constraints.pop(row, None)
+        self._slots.leave(row)
 
     def step(self) -> list[Finished]:
         """One pass over all rows; the replies that it finished, in the order of their slots."""
@@ -193,83 +160,50 @@ class Engine:
         held: deque[Turn] = deque()
         while self._waiting:
             turn = self._waiting.popleft()
-            slot = self._slot_of.get(turn.row)
-            if slot is not None and self._resume(slot, turn):
-                continue
-            if not self._start(turn):
+            if not self._begin(turn):
                 held.append(turn)
         self._waiting = held
 
-    def _resume(self, slot: int, turn: Turn) -> bool:
-        """Continue in the row's own slot; False if the conversation does not have its shared prefix."""
-        s = self._s
-        shared = int(s.shared[slot])
-        if (
-            s.shared_prefix[slot] >= 0
-            and turn.ids[:shared] != self._shared_prefixes[int(s.shared_prefix[slot])].ids
-        ):
-            self._slot_of.pop(turn.row)
-            s.row[slot] = None
-            self._free[slot] = None
-            return False
+    def _begin(self, turn: Turn) -> bool:
+        """Begin a turn in its row's slot or in a new one; False if it should wait for a prefix that is
+        being computed."""
+        slots = self._slots
+        slot = self._slot_that_fits(turn)
+        if slot is None:
+            number = self._shared_prefix_for(turn)
+            shared = len(self._shared_prefixes[number].ids) if number >= 0 else 0
+        else:
+            number, shared = int(slots.shared_prefix[slot]), int(slots.shared[slot])
         own = np.array(turn.ids[shared:], np.int64)
-        self._plan(slot, turn, own, _common(s.ids[slot, : s.length[slot]], own))
+        source = slots.source(number, own, -1 if slot is None else slot)
+        if source.hoped >= WORTH_WAITING:
+            return False
+        if slot is None:
+            slot, kept = slots.take(turn.row, source.slot, number, shared), 0
+        else:
+            kept = common(slots.ids[slot, : slots.length[slot]], own)
+        if source.slot not in (slot, -1):
+            if kept < source.done:
+                self._cache.copy(source.slot, slot, kept, source.done)
+            if source.whole and self._first_logits is not None:
+                self._first_logits[slot] = self._first_logits[source.slot]
+        room = self.max_context - len(turn.ids)
+        slots.plan(slot, own, source.done, room, turn.sampling, turn.seed)
+        if turn.constraint is not None:
+            self._constraints[turn.row] = turn.constraint
         return True
 
-    def _start(self, turn: Turn) -> bool:
-        """Place a new row; False if it should wait for a prefix that is being computed."""
-        s = self._s
-        shared_prefix = self._shared_prefix_for(turn)
-        shared = len(self._shared_prefixes[shared_prefix].ids) if shared_prefix >= 0 else 0
-        own = np.array(turn.ids[shared:], np.int64)
-        source, done, planned = self._longest_prefix(shared_prefix, own)
-        if planned - done >= WORTH_WAITING:
-            return False
-        if not self._free:
-            raise ModelError(
-                "more chains in flight than the engine has slots",
-                value=s.count,
-                remedy="Release chains that have ended, or raise the capacity.",
-            )
-        slot = source if source in self._free else next(iter(self._free))
-        if slot != source and done:
-            self._cache.copy(source, slot, 0, done)
-        del self._free[slot]
-        s.row[slot], s.shared_prefix[slot], s.shared[slot] = turn.row, shared_prefix, shared
-        self._slot_of[turn.row] = slot
-        self._plan(slot, turn, own, done)
-        return True
-
-    def _plan(self, slot: int, turn: Turn, own: Ints, kept: int) -> None:
-        s = self._s
-        s.reserve(len(own) + 1)
-        s.ids[slot, : len(own)] = own
-        s.length[slot] = min(kept, len(own) - 1)
-        s.planned[slot] = s.begun[slot] = len(own)
-        s.replying[slot] = False
-        s.drawn[slot] = 0
-        s.limit[slot] = min(turn.sampling.max_tokens, self.max_context - len(turn.ids))
-        s.temperature[slot] = turn.sampling.temperature
-        s.top_p[slot] = turn.sampling.top_p
-        s.seed[slot] = turn.seed % (1 << 64)
-        s.cut[slot] = turn.sampling.max_tokens > self.max_context - len(turn.ids)
-
-    def _longest_prefix(self, shared_prefix: int, own: Ints) -> tuple[int, int, int]:
-        """(slot, tokens it holds, tokens it will hold) of the best source for a new row."""
-        s = self._s
-        width = min(len(own) - 1, s.ids.shape[1], int(s.planned.max(initial=0)))
-        if width <= 0:
-            return -1, 0, 0
-        same = (s.ids[:, :width] == own[:width]) & (s.shared_prefix == shared_prefix)[:, None]
-        alike = np.where(same.all(1), width, same.argmin(1))
-        done, planned = np.minimum(alike, s.length), np.minimum(alike, s.planned)
-        best = int(done.argmax())
-        # Among equals a slot nobody uses: the row can move in without a copy.
-        for slot in np.flatnonzero(done == done[best]):
-            if int(slot) in self._free:
-                best = int(slot)
-                break
-        return best, int(done[best]), int(planned.max())
+    def _slot_that_fits(self, turn: Turn) -> int | None:
+        """The row's slot; left if the conversation does not have its shared prefix any more."""
+        slots = self._slots
+        slot = slots.slot_of.get(turn.row)
+        if slot is None or slots.shared_prefix[slot] < 0:
+            return slot
+        head = self._shared_prefixes[int(slots.shared_prefix[slot])].ids
+        if turn.ids[: len(head)] == head and len(turn.ids) > len(head):
+            return slot
+        slots.leave(turn.row)
+        return None
 
     # Shared prefixes.
 
@@ -292,15 +226,13 @@ class Engine:
     def _room_for_shared_prefix(self) -> bool:
         if len(self._shared_prefixes) < MAX_SHARED_PREFIXES:
             return True
-        live = {int(self._s.shared_prefix[slot]) for slot in self._slot_of.values()}
+        slots = self._slots
+        live = {int(slots.shared_prefix[slot]) for slot in slots.slot_of.values()}
         idle = next((number for number in self._shared_prefixes if number not in live), None)
         if idle is None:
             return False
         del self._shared_prefixes[idle]
-        gone = self._s.shared_prefix == idle
-        self._s.length[gone] = self._s.planned[gone] = 0
-        self._s.shared_prefix[gone] = -1
-        self._s.shared[gone] = 0
+        slots.forget(idle)
         return True
 
     def _prefill_shared_prefix(self, ids: tuple[int, ...]) -> SlotCache:
@@ -319,8 +251,9 @@ class Engine:
                 end,
                 (),
             )
-            slots = np.zeros(end - start, np.int64)
-            plan = Plan(cache, self._tensor(slots), self._tensor(places), [group])
+            plan = Plan(
+                cache, self._tensor(np.zeros(end - start, np.int64)), self._tensor(places), [group]
+            )
             self._forward(np.array(ids[start:end], np.int64), places, plan, None)
             start = end
         self.stats.prefilled_tokens += len(ids)
@@ -334,60 +267,79 @@ class Engine:
 
     def _sort_slots(self) -> None:
         """Order slots by falling length when decoding would read many keys in vain."""
-        s, self._since_sorted = self._s, self._since_sorted + 1
-        live = np.where(s.replying, s.length, 0)
-        read = sum((end - start) * reach for start, end, reach in _chunks(live + s.replying))
+        slots, self._since_sorted = self._slots, self._since_sorted + 1
+        live = np.where(slots.replying, slots.length, 0)
+        read = sum((end - start) * reach for start, end, reach in chunks(live + slots.replying))
         if self._since_sorted < 16 or read <= 1.25 * live.sum() + 64 * CHUNK:
             return
         self._since_sorted = 0
-        order = np.lexsort((-s.length, -live)).astype(np.int64)
-        self._cache.permute(self._tensor(order), int(s.length.max(initial=0)))
-        s.permute(order)
-        place = {int(old): new for new, old in enumerate(order)}
-        self._free = OrderedDict.fromkeys(place[slot] for slot in self._free)
-        self._slot_of = {row: place[slot] for row, slot in self._slot_of.items()}
+        order = np.lexsort((-slots.length, -live)).astype(np.int64)
+        self._cache.permute(self._tensor(order), int(slots.length.max(initial=0)))
+        if self._first_logits is not None:
+            self._first_logits = self._first_logits[self._tensor(order)]
+        slots.permute(order)
 
     def _pass(self) -> list[Finished]:
-        s = self._s
-        replying = np.flatnonzero(s.replying)
+        """Compute what is planned, then draw for every row that replies, begins to, or is ready."""
+        slots = self._slots
+        ready = np.flatnonzero(slots.ready)
+        replying = np.flatnonzero(slots.replying)
         joining, counts = self._joining()
-        if not len(replying) and not len(joining):
-            return []
-        need = int((np.concatenate([s.length[replying] + 1, s.length[joining] + counts])).max())
-        self._cache.reserve(need)
-        s.ids[replying, s.length[replying]] = s.last[replying]
-        s.planned[replying] = s.length[replying] + 1
-        slots = np.concatenate([replying, np.repeat(joining, counts)])
-        within = _ranges(counts)
-        places = np.concatenate([s.length[replying], s.length[np.repeat(joining, counts)] + within])
-        groups = self._groups(replying, joining, counts)
-        plan = Plan(self._cache, self._tensor(slots), self._tensor(places), groups)
-        ends = len(replying) + np.cumsum(counts) - 1
-        s.length[replying] += 1
-        s.length[joining] += counts
-        through = s.length[joining] == s.planned[joining]
-        rows = np.concatenate([replying, joining[through]])
-        keep = np.concatenate([np.arange(len(replying)), ends[through]])
-        logits = self._forward(s.ids[slots, places], places + s.shared[slots], plan, keep)
-        self.stats.prefilled_tokens += int(counts.sum())
+        logits, begun = None, joining[:0]
+        if len(replying) or len(joining):
+            logits, begun = self._compute(replying, joining, counts)
+        slots.ready[ready] = False
+        if len(ready) and self._first_logits is not None:
+            known = self._first_logits[self._tensor(ready)]
+            logits = known if logits is None else torch.cat([logits, known])
+        rows = np.concatenate([replying, begun, ready])
         self.stats.decoded_tokens += len(rows)
-        if not len(rows):
-            return []
-        assert logits is not None
-        return self._take(rows, self._draw(rows, logits))
+        return [] if logits is None else self._take(rows, self._draw(rows, logits))
+
+    def _compute(self, replying: Ints, joining: Ints, counts: Ints) -> tuple[Tensor | None, Ints]:
+        """One forward pass: logits of the rows that reply and of those that it brought to the end of
+        their prompt, and these slots."""
+        slots = self._slots
+        need = np.concatenate([slots.length[replying] + 1, slots.length[joining] + counts])
+        self._cache.reserve(int(need.max()))
+        slots.ids[replying, slots.length[replying]] = slots.last[replying]
+        slots.planned[replying] = slots.length[replying] + 1
+        where = np.concatenate([replying, np.repeat(joining, counts)])
+        places = np.concatenate(
+            [slots.length[replying], slots.length[np.repeat(joining, counts)] + ranges(counts)]
+        )
+        groups = self._groups(replying, joining, counts)
+        plan = Plan(self._cache, self._tensor(where), self._tensor(places), groups)
+        ends = len(replying) + np.cumsum(counts) - 1
+        slots.length[replying] += 1
+        slots.length[joining] += counts
+        through = slots.length[joining] == slots.planned[joining]
+        keep = np.concatenate([np.arange(len(replying)), ends[through]])
+        logits = self._forward(slots.ids[where, places], places + slots.shared[where], plan, keep)
+        self.stats.prefilled_tokens += int(counts.sum())
+        begun = joining[through]
+        if logits is not None and len(begun):
+            self._remember(begun, logits[len(replying) :])
+        return logits, begun
+
+    def _remember(self, begun: Ints, logits: Tensor) -> None:
+        """Keep the first logits of turns: a row that asks the same needs no pass for them."""
+        if self._first_logits is None:
+            self._first_logits = logits.new_zeros(self._slots.count, logits.shape[-1])
+        self._first_logits[self._tensor(begun)] = logits
 
     def _joining(self) -> tuple[Ints, Ints]:
         """Slots with tokens to compute and how many of them this pass takes."""
-        s = self._s
-        joining = np.flatnonzero((s.planned > s.length) & ~s.replying)
-        counts = s.planned[joining] - s.length[joining]
-        longest = int((s.planned + s.shared)[joining].max(initial=1))
+        slots = self._slots
+        joining = np.flatnonzero((slots.planned > slots.length) & ~slots.replying)
+        counts = slots.planned[joining] - slots.length[joining]
+        longest = int((slots.planned + slots.shared)[joining].max(initial=1))
         room = self._affordable(longest) - (np.cumsum(counts) - counts)
         counts = np.minimum(counts, room)
         return joining[counts > 0], counts[counts > 0]
 
     def _groups(self, replying: Ints, joining: Ints, counts: Ints) -> list[Group]:
-        s = self._s
+        slots = self._slots
         groups = []
         if len(replying):
             groups.append(self._replying_group(replying))
@@ -395,43 +347,43 @@ class Engine:
         size = np.ceil(np.log2(np.maximum(counts, 4))).astype(np.int64)
         for bucket in np.unique(size):
             mine = np.flatnonzero(size == bucket)
-            slots, width = joining[mine], int(counts[mine].max())
-            tokens = np.repeat(first[mine], counts[mine]) + _ranges(counts[mine])
-            starts = s.length[slots] + s.shared[slots]
+            where, width = joining[mine], int(counts[mine].max())
+            tokens = np.repeat(first[mine], counts[mine]) + ranges(counts[mine])
+            starts = slots.length[where] + slots.shared[where]
             positions = starts[:, None] + np.arange(width)
-            keys = int((s.length[slots] + counts[mine]).max())
+            keys = int((slots.length[where] + counts[mine]).max())
             groups.append(
                 self._group(
                     tokens,
-                    slots,
+                    where,
                     counts[mine],
                     positions,
-                    s.shared[slots],
+                    slots.shared[where],
                     keys,
-                    self._memberships(slots),
+                    self._memberships(where),
                 )
             )
         return groups
 
     def _replying_group(self, replying: Ints) -> Group:
         """Rows that reply, in place: queries of the slots between them are blank."""
-        s = self._s
+        slots = self._slots
         rows = int(replying[-1]) + 1
-        lengths = np.where(s.replying, s.length + 1, 0)[:rows]
+        lengths = np.where(slots.replying, slots.length + 1, 0)[:rows]
         return Group(
             tokens=self._tensor(np.arange(len(replying))),
             cells=self._tensor(replying),
-            positions=self._tensor((s.shared + s.length)[:rows, None]),
-            offsets=self._tensor(s.shared[:rows]),
+            positions=self._tensor((slots.shared + slots.length)[:rows, None]),
+            offsets=self._tensor(slots.shared[:rows]),
             slots=None,
-            chunks=_chunks(lengths),
+            chunks=chunks(lengths),
             shared_prefixes=self._memberships(np.arange(rows), replying),
         )
 
     def _group(
         self,
         tokens: Ints,
-        slots: Ints,
+        where: Ints,
         counts: Ints,
         positions: Ints,
         offsets: Ints,
@@ -440,22 +392,23 @@ class Engine:
     ) -> Group:
         """Rows with several new tokens each, padded to the longest."""
         width = positions.shape[1]
-        cells = np.repeat(np.arange(len(slots)) * width, counts) + _ranges(counts)
+        cells = np.repeat(np.arange(len(where)) * width, counts) + ranges(counts)
         return Group(
             tokens=self._tensor(tokens),
             cells=self._tensor(cells),
             positions=self._tensor(positions),
             offsets=self._tensor(offsets),
-            slots=self._tensor(slots),
-            chunks=((0, keys, len(slots)),),
+            slots=self._tensor(where),
+            chunks=((0, keys, len(where)),),
             shared_prefixes=shared_prefixes,
         )
 
     def _memberships(
-        self, slots: Ints, only: Ints | None = None
+        self, where: Ints, only: Ints | None = None
     ) -> tuple[tuple[SlotCache, int, Tensor | None], ...]:
         """Which rows of a group use which shared prefix."""
-        used = self._s.shared_prefix[slots if only is None else only]
+        belongs = self._slots.shared_prefix
+        used = belongs[where if only is None else only]
         numbers = np.unique(used)
         if len(numbers) == 1 and numbers[0] >= 0:
             shared_prefix = self._shared_prefixes[int(numbers[0])]
@@ -464,7 +417,7 @@ class Engine:
             (
                 self._shared_prefixes[int(n)].cache,
                 len(self._shared_prefixes[int(n)].ids),
-                self._tensor(np.flatnonzero(self._s.shared_prefix[slots] == n)),
+                self._tensor(np.flatnonzero(belongs[where] == n)),
             )
             for n in numbers
             if n >= 0
@@ -484,103 +437,55 @@ class Engine:
         return None if keep is None or not len(keep) else made.logits[0]
 
     def _draw(self, rows: Ints, logits: Tensor) -> Ints:
-        s = self._s
-        temperature = s.temperature[rows]
+        slots = self._slots
+        if self._constraints:
+            logits = self._constrained(rows, logits)
+        temperature = slots.temperature[rows]
         if not temperature.any():
             return np.asarray(logits.argmax(-1).cpu().numpy(), np.int64)
-        uniform = uniforms(s.seed[rows], s.drawn[rows])
         drawn = sample(
             logits.float(),
             self._tensor(temperature),
-            self._tensor(s.top_p[rows]),
-            self._tensor(uniform),
+            self._tensor(slots.top_p[rows]),
+            self._tensor(uniforms(slots.seed[rows], slots.drawn[rows])),
         )
         return np.asarray(drawn.cpu().numpy(), np.int64)
 
+    def _constrained(self, rows: Ints, logits: Tensor) -> Tensor:
+        """Logits without what the rows' constraints forbid."""
+        held = {i: self._constraints.get(self._slots.row_of[int(r)] or "") for i, r in enumerate(rows)}
+        masks = {i: constraint.allowed() for i, constraint in held.items() if constraint is not None}
+        if not masks:
+            return logits
+        return forbid(logits, np.array(list(masks), np.int64), np.stack(list(masks.values())))
+
     def _take(self, rows: Ints, tokens: Ints) -> list[Finished]:
         """Append a drawn token to each row; the rows that this finishes."""
-        s = self._s
-        s.drawn[rows] += 1
-        s.last[rows] = tokens
+        slots = self._slots
+        slots.drawn[rows] += 1
+        slots.last[rows] = tokens
         stopped = np.isin(tokens, self._stop)
-        over = stopped | (s.drawn[rows] >= s.limit[rows])
-        s.replying[rows] = ~over
-        s.reserve(int(s.length[rows].max()) + 2)
+        over = stopped | (slots.drawn[rows] >= slots.limit[rows])
+        slots.replying[rows] = ~over
+        slots.reserve(int(slots.length[rows].max()) + 2)
+        for slot, token in zip(rows[~over], tokens[~over], strict=True) if self._constraints else ():
+            constraint = self._constraints.get(slots.row_of[int(slot)] or "")
+            if constraint is not None:
+                constraint.take(int(token))
         return [self._finished(int(rows[i]), bool(stopped[i])) for i in np.flatnonzero(over)]
 
     def _finished(self, slot: int, stopped: bool) -> Finished:
-        s = self._s
-        row = s.row[slot]
+        slots = self._slots
+        row = slots.row_of[slot]
         assert row is not None
-        tokens = (*s.ids[slot, s.begun[slot] : s.length[slot]].tolist(), int(s.last[slot]))
-        cut: Literal["length", "context"] = "context" if s.cut[slot] else "length"
-        return Finished(row, tokens, "stop" if stopped else cut)
+        self._constraints.pop(row, None)
+        cut: Literal["length", "context"] = "context" if slots.cut[slot] else "length"
+        return Finished(row, slots.said(slot), "stop" if stopped else cut)
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self.model.device)
 
 
-def _common(a: Ints, b: Ints) -> int:
-    """Length of the longest common prefix."""
-    n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
-
-
-def _ranges(counts: Ints) -> Ints:
-    """0..c-1 for each count, one after another: [2, 3] → [0, 1, 0, 1, 2]."""
-    starts = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) - np.repeat(starts, counts)
-
-
-def _chunks(lengths: Ints) -> tuple[tuple[int, int, int], ...]:
-    """(start, end, rows) such that the first `rows` slots hold all keys start:end there are."""
-    longest = int(lengths.max(initial=0))
-    made = []
-    for start in range(0, longest, CHUNK):
-        reach = int(np.flatnonzero(lengths > start)[-1]) + 1
-        made.append((start, min(start + CHUNK, longest), reach))
-    return tuple(made)
-
-
-def uniforms(seeds: NDArray[np.uint64], counters: Ints) -> NDArray[np.float64]:
-    """A number in [0, 1) for each (seed, counter): splitmix64 (Steele et al. 2014) as a counter-based
-    generator, so that a draw depends on nothing but its own row."""
-    with np.errstate(over="ignore"):
-        z = seeds + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        for _ in range(2):
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-    return np.asarray((z >> np.uint64(11)).astype(np.float64) / (1 << 53), np.float64)
-
-
-def sample(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens drawn by inverse transform from `softmax(logits / temperature)` cut to its nucleus.
-
-    `logits` [rows, vocabulary]; the rest [rows], `uniform` in [0, 1). A temperature of 0 takes the
-    argmax. The nucleus (Holtzman et al. 2020) is the smallest set of likeliest tokens whose
-    probability reaches `top_p`.
-    """
-    greedy = logits.argmax(-1)
-    scale = torch.where(temperature > 0, temperature, 1.0)[:, None]
-    probabilities = torch.softmax(logits / scale, -1)
-    if bool((top_p < 1).any()):
-        ordered, index = probabilities.sort(stable=True, dim=-1, descending=True)
-        before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= top_p[:, None], 0.0)
-        drawn = index.gather(-1, _inverse(ordered, uniform)[:, None])[:, 0]
-    else:
-        drawn = _inverse(probabilities, uniform)
-    return torch.where(temperature > 0, drawn, greedy)
-
-
-def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
-    reached = weights.cumsum(-1, dtype=torch.float64)
-    target = uniform.to(reached.dtype)[:, None] * reached[:, -1:]
-    return torch.searchsorted(reached, target, right=True)[:, 0].clamp_(max=weights.shape[-1] - 1)
-
-
 def shared_head(a: Sequence[int], b: Sequence[int]) -> int:
     """How many leading tokens two prompts share."""
-    return _common(np.array(a, np.int64), np.array(b, np.int64))
+    return common(np.array(a, np.int64), np.array(b, np.int64))

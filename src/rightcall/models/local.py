@@ -8,7 +8,7 @@ reply is drawn from the model's own distribution by `Sampling` alone: what a mod
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AttentionInterface
@@ -17,14 +17,17 @@ from rightcall.chain import Message
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.models.cache import ATTENTION, attention
+from rightcall.models.constrained import CallConstraint, Constrainer
 from rightcall.models.engine import Engine, Finished, Stats, Turn, shared_head
 from rightcall.models.weights import (
     Quantization,
     adapter_folder,
     checked_device,
+    identified,
     load_adapter,
     load_model,
     load_tokenizer,
+    stop_ids,
     version,
 )
 from rightcall.rendering import Renderer
@@ -53,23 +56,30 @@ class LocalModel(ChatModel):
         name: str,
         capacity: int = 64,
         max_context: int | None = None,
+        constrained: bool = False,
     ) -> None:
         _check_architecture(model)
-        self.name = name
+        # Other chains come of it: they must not pass for those of the free model.
+        self.name = f"{name} (constrained)" if constrained else name
         self.capacity = capacity
         self.model = model
         self.tokenizer = tokenizer
         self._borrowed = (model.config._attn_implementation, model.training)
         model.train(False)
         model.set_attn_implementation(ATTENTION)
-        self._renderer = Renderer(tokenizer, sorted(_stop_ids(model, tokenizer)))
+        self.renderer = Renderer(tokenizer, sorted(stop_ids(tokenizer, model.generation_config)))
         config = model.config.get_text_config()
         window = int(getattr(config, "max_position_embeddings", 1 << 20))
         self._engine = Engine(
             model,
             slots=capacity,
             max_context=min(max_context or window, window),
-            stop_ids=self._renderer.stop_ids,
+            stop_ids=self.renderer.stop_ids,
+        )
+        self._constrainer = (
+            Constrainer(tokenizer, _logits(model), sorted(self.renderer.stop_ids))
+            if constrained
+            else None
         )
         self._open: dict[str, tuple[Request, int]] = {}
         self._too_long: list[Request] = []
@@ -88,13 +98,16 @@ class LocalModel(ChatModel):
         threads: int | None = None,
         merge: bool = True,
         quantization: Quantization | None = None,
+        constrained: bool = False,
     ) -> LocalModel:
         """Load a folder or hub id, safetensors only and without remote code.
 
         `device`: default CUDA where there is one. `dtype`: "float32", "bfloat16", "float16"; default
         float32 on the CPU, else the checkpoint's. `threads`: of torch, process-wide. `merge`: fold
-        the LoRA adapter into the weights (not done for quantised weights).
-        Raises `ConfigError` if the folder or hub id cannot be loaded.
+        the LoRA adapter into the weights (not done for quantised weights). `constrained`: every reply
+        is one call that parses, names a real function and has literals of the annotated types.
+        Raises `ConfigError` if the folder or hub id cannot be loaded, `RenderingError` if its chat
+        template cannot carry a chain.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -102,15 +115,24 @@ class LocalModel(ChatModel):
         kind = dtype or ("float32" if place == "cpu" else "auto")
         tokenizer = load_tokenizer(path)
         model = load_model(path, dtype=kind, quantization=quantization, device=place)
-        label = _identified(path, version(path) or getattr(model.config, "_commit_hash", None))
+        label = identified(path, version(path) or getattr(model.config, "_commit_hash", None))
         if adapter is not None:
             adapted = load_adapter(model, adapter)
             # Without merging the LoRA layers stay inside the base model's own modules.
             fold = merge and not quantization
             model = adapted.merge_and_unload() if fold else adapted.get_base_model()
-            label += f"+{_identified(adapter, version(adapter_folder(adapter)))}"
+            label += f"+{identified(adapter, version(adapter_folder(adapter)))}"
         label = name or label
-        return cls(model, tokenizer, name=label, capacity=capacity, max_context=max_context)
+        made = cls(
+            model,
+            tokenizer,
+            name=label,
+            capacity=capacity,
+            max_context=max_context,
+            constrained=constrained,
+        )
+        made.renderer.check()
+        return made
 
     @property
     def stats(self) -> Stats:
@@ -118,13 +140,21 @@ class LocalModel(ChatModel):
         return self._engine.stats
 
     def submit(self, request: Request) -> None:
-        ids = self._renderer.render(request.messages, request.completions, reply_next=True).ids
+        ids = self.renderer.render(request.messages, request.completions, reply_next=True).ids
         self._open[request.chain] = (request, len(ids))
         if len(ids) >= self._engine.max_context:
             self._too_long.append(request)
             return
-        turn = Turn(request.chain, ids, self._head(request, ids), request.sampling, request.seed)
-        self._engine.enter(turn)
+        self._engine.enter(
+            Turn(
+                row=request.chain,
+                ids=ids,
+                shared_prefix=self._head(request, ids),
+                sampling=request.sampling,
+                seed=request.seed,
+                constraint=self._constraint(request),
+            )
+        )
 
     def poll(self) -> list[tuple[Request, Reply | ModelError]]:
         answers: list[tuple[Request, Reply | ModelError]] = []
@@ -158,6 +188,17 @@ class LocalModel(ChatModel):
             token_ids=finished.tokens,
         )
 
+    def _constraint(self, request: Request) -> CallConstraint | None:
+        if self._constrainer is None:
+            return None
+        if request.functions is None:
+            raise ConfigError(
+                "constrained decoding needs to know the functions",
+                value=request.chain,
+                remedy="Give Request.functions, or open the model without constrained.",
+            )
+        return self._constrainer.constraint(request.functions)
+
     def _head(self, request: Request, ids: tuple[int, ...]) -> int:
         """How much of a prompt precedes its question: what another problem would share. Asked only
         of a conversation's first turn; later ones find what the first one made."""
@@ -167,21 +208,13 @@ class LocalModel(ChatModel):
         other = "?" if not question["content"].startswith("?") else "!"
         probe = [*before, Message(role=question["role"], content=other)]
         # One token less: the last one may have merged with the question's first character.
-        return max(0, shared_head(ids, self._renderer.render(probe, reply_next=True).ids) - 1)
+        return max(0, shared_head(ids, self.renderer.render(probe, reply_next=True).ids) - 1)
 
 
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    stops: set[int] = set()
-    for source in (tokenizer, model.generation_config):
-        found = getattr(source, "eos_token_id", None)
-        stops |= {found} if isinstance(found, int) else set(found or ())
-    if not stops:
-        raise ConfigError(
-            "the model has no end-of-turn token",
-            value=tokenizer.name_or_path,
-            remedy="Set eos_token_id in its generation_config.json.",
-        )
-    return stops
+def _logits(model: PreTrainedModel) -> int:
+    """How many there are for a token: some checkpoints pad their vocabulary."""
+    head: Any = model.get_output_embeddings
+    return int(head().weight.shape[0])
 
 
 def _check_architecture(model: PreTrainedModel) -> None:
@@ -193,9 +226,3 @@ def _check_architecture(model: PreTrainedModel) -> None:
             value=sorted(others) or model.config.model_type,
             remedy="Serve this architecture (e.g. with vLLM) and use its URL.",
         )
-
-
-def _identified(place: str | Path, found: str | None) -> str:
-    """`place@version`: a hash of what lies in a folder, or a hub's commit. Chains are keyed by it,
-    so that those of other weights in the same place are never taken for this model's."""
-    return f"{place}@{found[:8]}" if found else str(place)

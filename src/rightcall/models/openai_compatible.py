@@ -37,6 +37,8 @@ CHARACTERS_PER_TOKEN = 4
 """By which tokens are estimated where a server does not count them: about right for English. A
 budget of tokens must not be endless there."""
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
 MAX_REPLY_CHARACTERS = 1_000_000
 """A longer body is taken for a broken server."""
 
@@ -223,7 +225,8 @@ def read_completion(made: object, messages: Sequence[Message]) -> Reply:
         raise ModelError("the server's reply is not text", value=str(choice)[:200])
     usage = made.usage
     return Reply(
-        text=text,
+        # JSON can spell half of a surrogate pair; no file in UTF-8 could hold it.
+        text=LONE_SURROGATE.sub("\ufffd", text),
         finish_reason="length" if cut else "stop",
         prompt_tokens=getattr(usage, "prompt_tokens", None) or _estimated(_text(messages)),
         completion_tokens=getattr(usage, "completion_tokens", None) or _estimated(text),

@@ -5,6 +5,7 @@
 "path/or/hub-id+path/to/adapter"    the same with a LoRA adapter
 "http://localhost:8000/v1#name"     a model behind an OpenAI-compatible server
 "openai#name"                       a model hosted by OpenAI
+"vllm:path/or/hub-id"               a local model run by vLLM, an adapter after a plus sign likewise
 "gold"                              the player of gold chains (needs the problems)
 """
 
@@ -25,20 +26,31 @@ from rightcall.settings import without_user
 TINY = "tiny:"
 """Prefix of the shipped models' paths."""
 
+IN_VLLM = "vllm:"
+"""Prefix of models that vLLM runs."""
+
 ONLY: dict[str, set[str]] = {
-    "local": {"adapter", "device", "dtype", "max_context", "threads", "quantization"},
+    "local": {"device", "threads", "quantization", "constrained"},
+    "vllm": {"engine"},
     "openai": {"base_url", "api_key_env", "timeout", "max_retries", "length_field", "extra"},
     "gold": set(),
 }
 """Settings that make sense for one kind of backend alone."""
 
+WEIGHTS = {"adapter", "dtype", "max_context"}
+"""Settings of both kinds that run weights in this process."""
+
+
+_INCOMPLETE = {"openai", "http", "https", "local", "vllm", "tiny"}
+"""Kinds of models and beginnings of names that name none."""
+
 
 class ModelSpec(Frozen):
     """A model in any role."""
 
-    kind: Literal["local", "openai", "gold"] = "local"
+    kind: Literal["local", "vllm", "openai", "gold"] = "local"
     model: str = ""
-    """Folder, hub id or `tiny:name` (local); the name that the server knows (openai)."""
+    """Folder, hub id or `tiny:name` (local, vllm); the name that the server knows (openai)."""
     name: str | None = None
     """What chains are labelled with; default: `model` and the adapter, each with its version (hub
     commit, or a hash of the weights in a folder), so that other weights make other chains."""
@@ -57,6 +69,11 @@ class ModelSpec(Frozen):
     """Threads of torch on the CPU."""
     quantization: Literal["4bit", "8bit"] | None = None
     """Load the weights in so many bits (needs bitsandbytes)."""
+    constrained: bool = False
+    """Every reply is one call that parses, names a real function and has literals of the annotated
+    types (needs llguidance); chains are labelled with it."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine."""
 
     base_url: str | None = None
     """Default: OpenAI's own."""
@@ -80,12 +97,15 @@ class ModelSpec(Frozen):
         if self.kind != "gold" and not self.model:
             raise ValueError('a model needs a name: set model = "folder, hub id or name"')
         for kind, fields in ONLY.items():
-            for field in sorted(fields) if kind != self.kind else ():
-                if getattr(self, field) != type(self).model_fields[field].get_default(
-                    call_default_factory=True
-                ):
-                    raise ValueError(f"{field} belongs to kind = {kind!r}, this is {self.kind!r}")
+            self._refuse(fields if kind != self.kind else set(), repr(kind))
+        self._refuse(set() if self.kind in ("local", "vllm") else WEIGHTS, "'local' or 'vllm'")
         return self
+
+    def _refuse(self, fields: set[str], kinds: str) -> None:
+        for name in sorted(fields):
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if getattr(self, name) != default:
+                raise ValueError(f"{name} belongs to kind = {kinds}, this is {self.kind!r}")
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> ModelSpec:
@@ -102,7 +122,7 @@ class ModelSpec(Frozen):
     @property
     def weights(self) -> str:
         """The folder or hub id of a local model, `tiny:` resolved. Raises `ConfigError` for others."""
-        if self.kind != "local":
+        if self.kind not in ("local", "vllm"):
             raise ConfigError(
                 "a model without weights here",
                 value=self.model or self.kind,
@@ -146,6 +166,14 @@ def _shorthand(text: str) -> dict[str, Any]:
                 "a server's URL needs a model's name", value=place, remedy=f"Write {place}#model-name."
             )
         return {"kind": "openai", "model": name, "base_url": place}
+    if text.startswith(IN_VLLM) and not Path(text).exists():
+        return {**_shorthand(text.removeprefix(IN_VLLM)), "kind": "vllm"}
+    if (text in _INCOMPLETE or mark) and not Path(text).exists():
+        raise ConfigError(
+            "not a model",
+            value=text,
+            remedy="A server: http://localhost:8000/v1#model-name; OpenAI's own: openai#model-name.",
+        )
     # A folder whose own name holds a plus sign is taken whole.
     base, plus, adapter = text.rpartition("+")
     if plus and base and adapter and not Path(text).exists():
@@ -177,9 +205,30 @@ def open_model(spec: ModelSpec | str, problems: Iterable[Problem] = ()) -> ChatM
             length_field=spec.length_field,
             extra=spec.extra,
         )
+    model = _in_vllm(spec) if spec.kind == "vllm" else _local(spec)
+    if spec.name is None:  # a shipped model is known by its short name, wherever it is installed
+        model.name = model.name.replace(spec.weights, spec.model, 1)
+    return model
+
+
+def _in_vllm(spec: ModelSpec) -> ChatModel:
+    from rightcall.models.vllm import VLLM
+
+    return VLLM(
+        spec.weights,
+        adapter=spec.adapter,
+        name=spec.name,
+        capacity=spec.capacity,
+        max_context=spec.max_context,
+        dtype=spec.dtype,
+        engine=spec.engine,
+    )
+
+
+def _local(spec: ModelSpec) -> ChatModel:
     from rightcall.models.local import LocalModel
 
-    model = LocalModel.load(
+    return LocalModel.load(
         spec.weights,
         adapter=spec.adapter,
         name=spec.name,
@@ -189,7 +238,5 @@ def open_model(spec: ModelSpec | str, problems: Iterable[Problem] = ()) -> ChatM
         max_context=spec.max_context,
         threads=spec.threads,
         quantization=spec.quantization,
+        constrained=spec.constrained,
     )
-    if spec.name is None:  # a shipped model is known by its short name, wherever it is installed
-        model.name = model.name.replace(spec.weights, spec.model, 1)
-    return model

@@ -115,6 +115,28 @@ def version(place: str | Path) -> str | None:
     return digest([(p.name, _sampled_hash(p)) for p in files if p.name not in _RECORDS])
 
 
+def identified(place: str | Path, found: str | None) -> str:
+    """`place@version`: a hash of what lies in a folder, or a hub's commit. Chains are keyed by it,
+    so that those of other weights in the same place are never taken for this model's."""
+    return f"{place}@{found[:8]}" if found else str(place)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, generation: object) -> set[int]:
+    """What ends a turn, by the tokenizer and by a model's generation config. Raises `ConfigError` if
+    nothing does."""
+    stops: set[int] = set()
+    for source in (tokenizer, generation):
+        found = getattr(source, "eos_token_id", None)
+        stops |= {found} if isinstance(found, int) else set(found or ())
+    if not stops:
+        raise ConfigError(
+            "the model has no end-of-turn token",
+            value=tokenizer.name_or_path,
+            remedy="Set eos_token_id in its generation_config.json.",
+        )
+    return stops
+
+
 def _sampled_hash(file: Path, blocks: int = 64, size: int = 1 << 16) -> str:
     """Of a file's length and evenly spread blocks of it; of the whole file if they cover it."""
     length = file.stat().st_size

@@ -172,7 +172,7 @@ def _rows(path: Path, notes: list[str]) -> tuple[Row, ...]:
     for number, line in enumerate(_text(path).splitlines(), 1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             notes.append(f"{path.parent.name}/{path.name}: line {number} is not JSON and was left out.")
             continue
         if isinstance(row, dict):
@@ -186,7 +186,7 @@ def _object(path: Path, notes: list[str]) -> Row | None:
         return None
     try:
         made = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         notes.append(f"{path.name} cannot be read: {error}")
         return None
     return made if isinstance(made, dict) else {"value": made}

@@ -20,7 +20,7 @@ from typing import Any
 
 from rightcall.chain import Chain, Judgement, Problem, digest, seed_of
 from rightcall.errors import CallError, ConfigError, DataError, nearest
-from rightcall.task import SPLITS
+from rightcall.task import SPLITS, Proved, Refuted
 from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.expressions import compute, parse
 from rightcall.tasks.math.numbers import decimals, read_number, show
@@ -33,6 +33,7 @@ from rightcall.tasks.math.plans import (
     readings,
     rerun,
     same_plan,
+    unused,
 )
 from rightcall.tasks.math.task import ExactMath
 
@@ -74,6 +75,7 @@ class Gsm8kTask(ExactMath):
     name = "gsm8k"
     instruction = "Solve the problem. Do each calculation with a function, then stop with the answer."
     default_subset = "calculator"
+    proof = "answers given by the data's own annotations"
 
     def __init__(self, path: str | None = None) -> None:
         self.path = Path(path) if path is not None else None
@@ -128,27 +130,38 @@ class Gsm8kTask(ExactMath):
 
     def judge(self, problem: Problem, chain: Chain) -> Judgement:
         """Right if the plan is the gold plan in other words (see `rightcall.tasks.math.plans`);
-        wrong if the answer is no call's result; unknown for any other plan."""
+        wrong if the answer is no call's result; unknown for any other plan.
+
+        Wrong steps are a stop with what no call gave and, in a plan that is right without them, the
+        calculations that are used for nothing. Of wrong plans nothing more is known: a number that
+        the question does not hold may be common knowledge.
+        """
         numbers = Numbers.of(problem.question, (*_CONSTANTS, *_words_in(problem.question)))
         plan = read_plan(chain.steps, chain.answer)
         said, measures = evidence(plan, numbers)
         gold = _gold_on_trials(problem, numbers)
         process: bool | None = None
+        wrong: tuple[int, ...] = ()
         if measures["answer_from_call"] < 1:
             process = False
+            wrong = () if chain.answer is None else (len(chain.steps) - 1,)
         elif gold is not None and same_plan(plan, numbers, gold):
             process = True
+            wrong = tuple(plan.steps[index] for index in unused(plan))
             said = ("With other numbers in the question the plan agrees with the gold plan.", *said)
-        return Judgement(process_correct=process, evidence=said, measures=measures)
+        return Judgement(process_correct=process, evidence=said, measures=measures, wrong_steps=wrong)
 
-    def prove(self, problem: Problem) -> str | None:
-        """What is wrong with the annotations of a problem, if any is."""
+    def prove(self, problem: Problem) -> Proved | Refuted | None:
+        """Whether the annotations re-execute and one of them gives the answer: what the data set says
+        of itself, not a proof. None where no annotation gives the answer."""
         faults = [
             f"{expression}={result} ({kind})"
             for expression, result in problem.metadata["annotations"]
             if (kind := compare(expression, result)) in ("mismatched", "unreadable")
         ]
-        return f"annotations do not re-execute: {'; '.join(faults)}" if faults else None
+        if faults:
+            return Refuted(f"annotations do not re-execute: {'; '.join(faults)}")
+        return Proved() if problem.metadata["answer_from_call"] else None
 
     def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
         """How the annotations re-execute."""

@@ -20,7 +20,7 @@ from rightcall.models import Sampling
 from rightcall.models.local import LocalModel
 from rightcall.rendering import Rendered, Renderer
 from rightcall.rollout import Budget, Job, Setting, rollouts
-from rightcall.task import Task, load_task
+from rightcall.task import PRESETS, Task, load_task
 from rightcall.tasks.fol import generator
 from rightcall.tiny import corpus
 from rightcall.tiny.pretrain import Shape, new_model, pretrain
@@ -34,15 +34,9 @@ SHAPES = {
     "teacher": Shape(hidden=192, layers=4, heads=6, intermediate=512),
     "student": Shape(hidden=128, layers=4, heads=4, intermediate=384),
 }
-THEORIES: dict[str, Any] = {"words": 32, "made_up": 0.0}
-"""A small vocabulary: copying words never seen is the hard part at this size."""
-STORIES: dict[str, Any] = {
-    "families": (
-        "shopping savings sharing travel discount profit garden tickets comparison packing wages"
-        " reading"
-    ).split(),
-    "steps": (2, 5),
-}
+TASKS: dict[str, dict[str, Any]] = dict(PRESETS.values())
+"""The options under which the tiny models know their tasks."""
+THEORIES, STORIES = TASKS["fol"], TASKS["math"]
 CORPORA = {  # name: task, rows, sentences at most, mistakes
     "fol-short": ("fol", 9_000, 5, False),
     "fol-full": ("fol", 20_000, 12, False),
@@ -65,9 +59,6 @@ PHASES = {  # model: (name, corpora, million tokens, peak learning rate, final s
     ),
 }
 
-
-TASKS: dict[str, dict[str, Any]] = {"fol": THEORIES, "math": STORIES}
-"""The options under which the tiny models know their tasks."""
 
 MEASURED_ON = 200
 """Validation problems of each task behind the figures of a model card."""

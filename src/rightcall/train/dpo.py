@@ -19,6 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+_CACHED = 1 << 18
+"""Logits that a processor works on at a time: a megabyte, which stays in its cache."""
+
+
+def _at_once(logits: Tensor) -> int:
+    """Rows of logits that are worked on together: all of them, but on a CPU."""
+    return len(logits) if logits.device.type != "cpu" else max(1, _CACHED // logits.shape[-1])
+
 
 class _TokenLogps(torch.autograd.Function):
     """Log-softmax at the targets. The gradient overwrites the logits: nothing else reads them, and a
@@ -26,17 +34,19 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        wide = logits.float()
-        total = torch.logsumexp(wide, dim=-1)
+        rows = _at_once(logits)
+        total = torch.cat([torch.logsumexp(part.float(), -1) for part in torch.split(logits, rows)])
         ctx.save_for_backward(logits, targets, total)
-        return wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - total
+        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1).float() - total
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = grads
         logits, targets, total = ctx.saved_tensors
         made = logits.float() if logits.dtype != torch.float32 else logits.detach()
-        made.sub_(total.unsqueeze(-1)).exp_().mul_(-grad.unsqueeze(-1))
+        rows = _at_once(logits)
+        for part, whole, by in zip(*(torch.split(t, rows) for t in (made, total, grad)), strict=True):
+            part.sub_(whole.unsqueeze(-1)).exp_().mul_(-by.unsqueeze(-1))
         made.scatter_add_(-1, targets.unsqueeze(-1), grad.unsqueeze(-1))
         return made.to(logits.dtype), None
 

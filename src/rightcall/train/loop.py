@@ -195,7 +195,7 @@ def _arguments(config: TrainConfig, output: Path, device: str) -> TrainingArgume
         dataloader_pin_memory=device == "cuda",
         use_cpu=device == "cpu",
         ddp_find_unused_parameters=False,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
     )
 
 

@@ -174,6 +174,11 @@ def terms(leaf: Atom | Equals) -> tuple[Term, ...]:
     return leaf.terms if isinstance(leaf, Atom) else (leaf.left, leaf.right)
 
 
+def negated(formula: Formula) -> Formula:
+    """Its negation, without a double one."""
+    return formula.body if isinstance(formula, Not) else Not(formula)
+
+
 def predicates(formula: Formula) -> set[tuple[str, int]]:
     """Name and number of arguments of every predicate."""
     return {(p.predicate, len(p.terms)) for p in leaves(formula) if isinstance(p, Atom)}

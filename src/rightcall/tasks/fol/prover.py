@@ -9,8 +9,9 @@ finite model found by `finite_model` counts as the answer "satisfiable".
 
 **Limits.** `seconds` bounds the whole decision: each check gets the time that is left, the short ones
 as a limit on Z3's own units of work (at their slowest rate, so that time may be overrun a
-little on a busy machine). Z3 looks at its limits between inference steps, which is prompt in
-practice; a step that never ends can only be stopped from outside, by the sandbox of functions.
+little on a busy machine), and `MAX_MEMORY_MB`. Z3 itself looks at its limits, between inference steps:
+prompt in practice, but nothing outside of Z3 would end a step that never does. The task's functions
+are trusted and run in this process.
 """
 
 from __future__ import annotations

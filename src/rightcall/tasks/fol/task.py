@@ -18,20 +18,23 @@ from functools import lru_cache
 
 from rightcall.chain import Chain, Judgement, Problem
 from rightcall.errors import CallError, ConfigError, nearest
-from rightcall.functions import Role, State, Stop, function
-from rightcall.task import SPLITS, Task
+from rightcall.functions import FunctionSet, Role, State, Stop, function
+from rightcall.task import SPLITS, Proved, Refuted, Task
 from rightcall.tasks.fol import generator, prover
 from rightcall.tasks.fol.formula import (
     Formula,
     Not,
     check_arities,
     constants,
+    negated,
     parse,
     predicates,
+    to_text,
 )  # fmt: skip
 from rightcall.tasks.fol.prover import Verdict
 
 OUT_OF_TIME = "Undecided within the time limit"
+_REFUTED = "Refuted:"
 CONTRADICTION = "The premises contradict each other"
 _ANSWERS = {"true": "True", "false": "False", "unknown": "Unknown", "uncertain": "Unknown"}
 
@@ -96,7 +99,7 @@ def _refusal(decision: prover.Decision) -> str:
         return CONTRADICTION
     if decision.verdict is Verdict.GAVE_UP:
         return OUT_OF_TIME
-    return f"Refuted: {decision.countermodel or 'it does not follow'}"
+    return f"{_REFUTED} {decision.countermodel or 'it does not follow'}"
 
 
 def _answer(text: str) -> str | None:
@@ -230,34 +233,82 @@ class Record:
     goal: str | None
     checked: bool
     """The prover decided the goal; otherwise it was only claimed."""
+    premise_steps: tuple[int, ...]
+    """The step of each premise."""
+    goals: tuple[tuple[int, str], ...]
+    """Every goal with its step; the last one counts."""
+    refuted: tuple[int, ...]
+    """Steps whose derivation the prover refuted, those of `open_ends` left out."""
+    open_ends: tuple[tuple[int, str], ...]
+    """What the prover refuted from all premises, the goal or its negation, with its step."""
 
     @classmethod
     def of(cls, chain: Chain) -> Record:
-        done: dict[str, list[str]] = {"premise": [], "derive": [], "goal": [], "claim": []}
-        goal, checked = None, False
-        for step in chain.steps:
+        done: dict[str, list[tuple[int, str]]] = {"premise": [], "derive": [], "goal": [], "claim": []}
+        refuted: list[tuple[int, str, set[str]]] = []
+        for index, step in enumerate(chain.steps):
             if step.call is None or step.observation.failure or step.call.name not in done:
                 continue
             text = _formula_argument(step.call.args, step.call.kwargs)
             if step.call.name != "derive" or _DERIVED.match(step.observation.text):
-                done[step.call.name].append(text)
-            if step.call.name in ("goal", "claim"):
-                goal, checked = text, step.call.name == "goal"
-        return cls(tuple(done["premise"]), tuple(done["derive"]), goal, checked)
+                done[step.call.name].append((index, text))
+            elif step.observation.text.startswith(_REFUTED):
+                refuted.append((index, text, {str(name).strip().upper() for name in step.call.args}))
+        goals = sorted(done["goal"] + done["claim"])
+        everything = {f"P{number}" for number in range(1, len(done["premise"]) + 1)}
+        either = [Not(parse(goals[-1][1])), parse(goals[-1][1])] if goals else []
+        open_ends = [
+            (index, text)
+            for index, text, names in refuted
+            if everything <= names and any(_same(one, parse(text)) for one in either)
+        ]
+        return cls(
+            premises=tuple(text for _, text in done["premise"]),
+            derived=tuple(text for _, text in done["derive"]),
+            goal=goals[-1][1] if goals else None,
+            checked=bool(goals) and goals[-1] in done["goal"],
+            premise_steps=tuple(index for index, _ in done["premise"]),
+            goals=tuple(goals),
+            refuted=tuple(i for i, text, _ in refuted if (i, text) not in open_ends),
+            open_ends=tuple(open_ends),
+        )
+
+    def steps_of(self, texts: Sequence[str]) -> list[int]:
+        """The steps that recorded these premises; the later ones where a text was recorded again."""
+        left = list(texts)
+        return [
+            index
+            for index, text in zip(reversed(self.premise_steps), reversed(self.premises), strict=True)
+            if _took(left, text)
+        ]
 
 
 def _formula_argument(args: Sequence[object], kwargs: dict[str, object]) -> str:
     return str(args[0] if args else kwargs["formula"])
 
 
-def _settled(record: Record, answer: str | None) -> bool:
-    """Whether a claimed goal, or its negation, was derived as the answer says. "Unknown" cannot be
-    shown by deriving."""
-    if record.checked or record.goal is None or answer == "Unknown":
+def _settled(record: Record, answer: str | None) -> bool | None:
+    """Whether a claimed goal was settled as the answer says: it or its negation was derived; or, for
+    "Unknown", both were tried from all premises and refuted. None where "Unknown" rests on less."""
+    if record.checked or record.goal is None:
         return True
     stated = parse(record.goal)
+    if answer == "Unknown":
+        refuted = [parse(text) for _, text in record.open_ends]
+        both = all(any(_same(one, other) for other in refuted) for one in (stated, Not(stated)))
+        return True if both else None
     wanted = stated if answer == "True" else Not(stated)
     return any(_same(wanted, parse(text)) for text in (*record.derived, *record.premises))
+
+
+def _against_prover(chain: Chain) -> bool:
+    """Whether a chain stopped with another answer than the prover gave to the goal stated last."""
+    said = [
+        step.observation.text.partition(":")[0]
+        for step in chain.steps
+        if step.call is not None and step.call.name == "goal" and step.observation.failure is None
+    ]
+    return bool(said) and said[-1] in _ANSWERS.values() and chain.answer not in (None, said[-1])
 
 
 # --- the task -------------------------------------------------------------------------------------
@@ -310,7 +361,15 @@ class FolTask(Task):
 
     def judge(self, problem: Problem, chain: Chain) -> Judgement:
         """The process is right if each gold formula, the goal included, has an equivalent recorded
-        one and nothing else was recorded; and, where the goal was only claimed, if it was derived."""
+        one and nothing else was recorded; and, where the goal was only claimed, if it was derived. Of
+        an "Unknown" for a goal that was only claimed it cannot tell, unless the goal and its negation
+        were both tried from all premises.
+
+        Wrong steps are those that recorded a formula which no gold one (or no other than an earlier
+        premise) is equivalent to, stated another goal, stated the goal before a sentence that was then
+        never recorded, tried a derivation that the prover refuted, or stopped with another answer
+        than the prover had given or the derivations show.
+        """
         gold, gold_goal = problem.metadata.get("premises"), problem.metadata.get("goal")
         if gold is None or gold_goal is None:
             return Judgement()
@@ -326,15 +385,35 @@ class FolTask(Task):
             evidence.append(f"goal is not: {record.goal}" if record.goal else "no goal stated")
         if record.derived:
             evidence.append(f"{len(record.derived)} steps proved")
-        if not settled:
+        if record.refuted:
+            evidence.append(f"{len(record.refuted)} derivations refuted")
+        if settled is None:
+            evidence.append("that nothing can be derived was not tried")
+        elif not settled:
             evidence.append("the answer was not derived")
+        elif _against_prover(chain):
+            evidence.append("the answer is not the prover's")
+        wrong = {*record.steps_of(extra), *record.refuted}
+        wrong |= {index for index, text in record.goals if not same_meaning(gold_goal, text)}
+        if missing and not extra and record.goals:
+            wrong.add(record.goals[-1][0])
+        if chain.answer is not None and (settled is False or _against_prover(chain)):
+            wrong.add(len(chain.steps) - 1)
         return Judgement(
-            process_correct=not missing and not extra and goal_exact and settled,
+            process_correct=settled if not missing and not extra and goal_exact else False,
             evidence=tuple(evidence),
             measures={"exact_formalisations": exact / (len(gold) + 1)},
+            wrong_steps=tuple(sorted(wrong)),
         )
 
-    def prove(self, problem: Problem) -> str | None:
+    def gold(self, problem: Problem, functions: FunctionSet) -> Sequence[str]:
+        """Where nothing decides the goal, a derivation that the prover finds step by step; for
+        "Unknown", the goal and its negation tried in vain."""
+        if "goal" in functions.by_name or not functions.by_name.keys() >= _DERIVING:
+            return super().gold(problem, functions)
+        return _derivation(problem)
+
+    def prove(self, problem: Problem) -> Proved | Refuted | None:
         """The label, proved again from the gold formulas by Z3 and by cvc5."""
         from rightcall.tasks.fol import second_prover  # cvc5 is loaded only where it is asked
 
@@ -346,8 +425,31 @@ class FolTask(Task):
         }
         for engine, verdict in verdicts.items():
             if _SHOWN[verdict] != problem.answer:
-                return f"the label is {problem.answer}, {engine} says: {_SHOWN[verdict]}"
-        return None
+                return Refuted(f"the label is {problem.answer}, {engine} says: {_SHOWN[verdict]}")
+        return Proved()
+
+
+_DERIVING = {"premise", "claim", "derive", "stop"}
+
+
+def _derivation(problem: Problem) -> tuple[str, ...]:
+    """Gold calls without `goal`; empty if the prover finds no proof."""
+    from rightcall.tasks.fol.steps import proof
+
+    texts, goal = problem.metadata["premises"], parse(problem.metadata["goal"])
+    opening = (*(f'premise("{text}")' for text in texts), f'claim("{problem.metadata["goal"]}")')
+    everything = [f"P{number}" for number in range(1, len(texts) + 1)]
+    if problem.answer == "Unknown":
+        tries = [_derive_call(one, everything) for one in (goal, negated(goal))]
+        return (*opening, *tries, 'stop("Unknown")')
+    found = proof([parse(text) for text in texts], goal if problem.answer == "True" else negated(goal))
+    calls = [_derive_call(step.formula, step.names) for step in found or ()]
+    return (*opening, *calls, f'stop("{problem.answer}")') if calls else ()
+
+
+def _derive_call(formula: Formula, names: Sequence[str]) -> str:
+    parts = ", ".join(f'"{part}"' for part in (to_text(formula), *names))
+    return f"derive({parts})"
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:

@@ -76,6 +76,11 @@ def stream(
             yield problem
 
 
+def check_choice(steps: tuple[int, int], families: Sequence[str] | None) -> None:
+    """Raises `ConfigError` for a family that is not there, or numbers of steps that none has."""
+    _steps(steps, _families(families))
+
+
 def _families(families: Sequence[str] | None) -> Sequence[str]:
     for name in families or ():
         if name not in FAMILIES:

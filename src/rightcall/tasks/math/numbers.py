@@ -10,7 +10,7 @@ import math
 import re
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
@@ -113,6 +113,9 @@ def decimals(value: Fraction) -> int | None:
 class _NumberOrText:
     """Pydantic's hooks of an annotation whose arguments `read` reads."""
 
+    spelled: ClassVar[str]
+    """A pattern for schemas: texts that `read` takes, if not all of them."""
+
     @classmethod
     def read(cls, value: object) -> Any:
         """The value of an argument as a model may write it; pydantic's error if it is none."""
@@ -128,12 +131,14 @@ class _NumberOrText:
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "number"}, {"type": "string"}]}
+        return {"anyOf": [{"type": "number"}, {"type": "string", "pattern": cls.spelled}]}
 
 
 class Number(_NumberOrText, Fraction):
     """Annotation of a numeric parameter. Models may give `12`, `0.5`, `"3/4"`, `"$1,200"` or `"25%"`;
     the function receives the exact `Fraction`."""
+
+    spelled = r"^-?\$?[0-9]{1,12}(\.[0-9]{1,6})?(/[1-9][0-9]{0,5})?%?$"
 
     @classmethod
     def read(cls, value: object) -> Fraction:
@@ -156,6 +161,8 @@ class Percent(Number):
 
 class Answer(_NumberOrText, str):
     """Annotation of the answer of a chain: a number or a short text, kept as text."""
+
+    spelled = r"^\S.*$"
 
     @classmethod
     def read(cls, value: object) -> str:

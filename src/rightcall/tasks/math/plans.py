@@ -56,17 +56,21 @@ class Plan:
     calculations: tuple[Calculation, ...]
     answer: frozenset[Fraction]
     """What the answer may mean; empty if there is none or it is no number."""
+    steps: tuple[int, ...] = ()
+    """Of each calculation, the index of its step in the chain."""
 
 
 def read_plan(steps: Sequence[Step], answer: str | None) -> Plan:
     """The plan of a chain; failed calls, notes and the stop are no calculations."""
-    made = (
-        calculation_of(step.call, step.observation.text)
-        for step in steps
-        if step.call is not None and step.observation.failure is None
-    )
-    found = tuple(calculation for calculation in made if calculation is not None)
-    return Plan(found, answer_values(answer) if answer is not None else frozenset())
+    found = {
+        index: calculation
+        for index, step in enumerate(steps)
+        if step.call is not None
+        and step.observation.failure is None
+        and (calculation := calculation_of(step.call, step.observation.text)) is not None
+    }
+    meant = answer_values(answer) if answer is not None else frozenset()
+    return Plan(tuple(found.values()), meant, tuple(found))
 
 
 def calculation_of(call: Call, observation: str) -> Calculation | None:
@@ -295,24 +299,37 @@ def _agrees(plan: Plan, reading: Reading, numbers: Numbers, gold: Sequence[Fract
         return False
 
 
+def off_plan(plan: Plan, numbers: Numbers, gold: Sequence[Sequence[Fraction]]) -> list[int]:
+    """Indices of unused calculations that no part of the gold plan computes: `gold` holds, for each
+    part, its values of all trials."""
+
+    def needed(index: int) -> bool:
+        made = plan.calculations[index].result
+        alone = Plan(plan.calculations[: index + 1], frozenset() if made is None else frozenset({made}))
+        return any(same_plan(alone, numbers, values) for values in gold)
+
+    return [index for index in unused(plan) if not needed(index)]
+
+
 # --- what a judgement says ----------------------------------------------------------------------
 
 
-def unused(plan: Plan) -> list[Calculation]:
-    """Calculations whose result neither a later call nor the answer can have used."""
+def unused(plan: Plan) -> list[int]:
+    """Indices of calculations whose result neither a later call nor the answer can have used."""
     written = [set(leaves(c.tree)) for c in plan.calculations]
     from_answer = {index for _, index in answer_sources(plan)}
     return [
-        c
+        i
         for i, c in enumerate(plan.calculations)
         if i not in from_answer and not any(c.result in later for later in written[i + 1 :])
     ]
 
 
-def unsourced(plan: Plan, numbers: Numbers) -> list[Fraction]:
-    """Numbers written in calls that the question, earlier results and constants do not explain."""
+def unsourced(plan: Plan, numbers: Numbers) -> list[tuple[int, Fraction]]:
+    """Numbers written in calls that the question, earlier results and constants do not explain, with
+    the index of the calculation."""
     return [
-        value
+        (i, value)
         for i, c in enumerate(plan.calculations)
         for value in leaves(c.tree)
         if not sources(value, plan.calculations[:i], numbers)
@@ -321,9 +338,10 @@ def unsourced(plan: Plan, numbers: Numbers) -> list[Fraction]:
 
 def evidence(plan: Plan, numbers: Numbers) -> tuple[tuple[str, ...], dict[str, float]]:
     """Sentences and measures about where the numbers of a plan come from and go to."""
-    said = [f"The result {show(c.result)} is not used." for c in unused(plan) if c.result is not None]
+    results = [plan.calculations[i].result for i in unused(plan)]
+    said = [f"The result {show(value)} is not used." for value in results if value is not None]
     strange = unsourced(plan, numbers)
-    said += [f"{show(v)} is neither in the question nor a result." for v in strange]
+    said += [f"{show(v)} is neither in the question nor a result." for _, v in strange]
     if not answer_sources(plan):
         said.append("The answer is not the result of a call.")
     total = sum(len(leaves(c.tree)) for c in plan.calculations)

@@ -1,0 +1,272 @@
+"""Chains → pairs: who may be chosen, who may be rejected, and how many are taken from each problem."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rightcall.chain import ByProblem, Chain, Frozen, Outcome, digest, seed_of
+from rightcall.errors import ConfigError, nearest
+from rightcall.pairs.pair import PreferencePair, identity, texts
+from rightcall.pairs.statistics import PairStatistics, pair_statistics
+from rightcall.pairs.strategies import STRATEGIES, Sides, Strategy
+from rightcall.tree import StepTree, ended_well, step_trees
+
+
+class PairConfig(Frozen):
+    """Which pairs are made."""
+
+    strategies: dict[str, float] = Field(default_factory=lambda: {"chain": 1.0, "step": 1.0})
+    """Strategy → weight: how often it is asked first for a problem's next pair."""
+    sources_chosen: tuple[str, ...] = ("student", "teacher")
+    """In order of preference: a problem's chosen chains come from the first source that has a right
+    one (on-policy where possible, the teacher's where the student has none)."""
+    sources_rejected: tuple[str, ...] = ("student", "teacher")
+    """In order of preference, like `sources_chosen`."""
+    require_process: bool = True
+    """Chosen chains need a right answer *and* nothing known against their process; a task that
+    cannot judge the process has nothing against it."""
+    reject_right_answer_wrong_process: bool = True
+    """Chains that were right for a wrong reason may be rejected. On, because otherwise nothing
+    tells the model that a wrong formalisation is wrong when the answer comes out right. Needs
+    `require_process`."""
+    min_rollouts: int = Field(default=4, ge=1)
+    """How many other chains must have gone on from a wrong chain's step, all in vain, before it is
+    known as one that is not recovered from (`first_error`; a step that ended its chain needs none)."""
+    max_per_problem: int = Field(default=2, ge=1)
+    max_pairs: int | None = Field(default=None, ge=1)
+    """Of the whole set; None for all."""
+    balance: tuple[Literal["difficulty", "error", "answer", "strategy", "basis"], ...] = ()
+    """With `max_pairs`: take as evenly as possible from the groups these columns make."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _known(self) -> PairConfig:
+        for name, weight in self.strategies.items():
+            if name not in STRATEGIES:
+                raise ConfigError("unknown strategy", value=name, remedy=nearest(name, STRATEGIES))
+            if weight < 0:
+                raise ConfigError(f"the weight of strategy {name!r} is negative", value=weight)
+        if not any(self.strategies.values()):
+            raise ConfigError("no pairing strategy has a weight", value=self.strategies)
+        if self.balance and self.max_pairs is None:
+            raise ConfigError(
+                "balance needs max_pairs", value=self.balance, remedy="Say how many pairs to take."
+            )
+        return self
+
+
+def make_pairs(
+    chains: Iterable[Chain], config: PairConfig = PairConfig(), dropped: Counter[str] | None = None
+) -> Iterator[PreferencePair]:
+    """Pairs from the chains of any number of problems, in any order, from any number of files.
+
+    The same chains in another order give the same pairs. Memory holds one problem's chains and an
+    index at a time: the chains themselves wait in a temporary file. `dropped`, if given, counts
+    what made no pair, and why.
+    """
+    dropped = Counter() if dropped is None else dropped
+    with ByProblem() as kept:
+        _put(kept, chains, {*config.sources_chosen, *config.sources_rejected}, dropped)
+        yield from _pairs(kept, config, dropped)
+
+
+def compare_strategies(
+    chains: Iterable[Chain], config: PairConfig = PairConfig(), names: Sequence[str] = ()
+) -> dict[str, PairStatistics]:
+    """Strategy → what the set is made of that it alone makes of the same chains under `config`, its
+    caps included. All strategies if none is named."""
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown:
+        remedy = nearest(unknown[0], STRATEGIES)
+        raise ConfigError("unknown strategy", value=unknown[0], remedy=remedy)
+    before: Counter[str] = Counter()
+    found = {}
+    with ByProblem() as kept:
+        _put(kept, chains, {*config.sources_chosen, *config.sources_rejected}, before)
+        for name in names or STRATEGIES:
+            dropped = Counter(before)
+            alone = config.model_copy(update={"strategies": {name: 1.0}})
+            found[name] = pair_statistics(_pairs(kept, alone, dropped), dropped)
+    return found
+
+
+def _put(kept: ByProblem, chains: Iterable[Chain], sources: set[str], dropped: Counter[str]) -> None:
+    for chain in chains:
+        if chain.outcome is Outcome.ERRORED:
+            dropped["errored chain"] += 1
+        elif chain.source not in sources:
+            dropped[f"source not asked for: {chain.source}"] += 1
+        elif not kept.put(chain):
+            dropped["chain given twice"] += 1
+
+
+def _pairs(kept: ByProblem, config: PairConfig, dropped: Counter[str]) -> Iterator[PreferencePair]:
+    if config.max_pairs is None:
+        yield from _all_pairs(kept, config, dropped)
+        return
+    spare: Counter[str] = Counter()
+    labels = [_group(pair, config.balance) for pair in _all_pairs(kept, config, spare)]
+    taken = _evenly(labels, config.max_pairs, random.Random(seed_of("pairs", config.seed)))
+    dropped["over max_pairs"] += len(labels) - len(taken)
+    for index, pair in enumerate(_all_pairs(kept, config, dropped)):
+        if index in taken:
+            yield pair
+
+
+def _all_pairs(kept: ByProblem, config: PairConfig, dropped: Counter[str]) -> Iterator[PreferencePair]:
+    seen: set[str] = set()
+    for problem in sorted(kept.problems(), key=lambda p: digest(config.seed, *p)):
+        chains = sorted(kept.chains(*problem), key=lambda c: digest(config.seed, c.key))
+        material = _material(chains, config, dropped)
+        before = len(seen)
+        generator = random.Random(seed_of("pairs", config.seed, *problem))
+        yield from _problem_pairs(material, config, generator, seen, dropped)
+        if len(seen) == before:
+            dropped[material.nothing] += 1
+
+
+# --- the two sides ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Material:
+    """A problem's trees, each with the chains that may stand on either side."""
+
+    trees: list[tuple[StepTree, Sides]]
+    nothing: str
+    """What to say if no pair comes of it."""
+
+
+def _material(chains: Sequence[Chain], config: PairConfig, dropped: Counter[str]) -> _Material:
+    """`chains` are one problem's, in the order in which they are to be used."""
+    right = [c for c in chains if ended_well(c, config.require_process)]
+    wrong = [c for c in chains if _bad(c, config, dropped)]
+    groups = {
+        "right": _preferred(right, config.sources_chosen),
+        "wrong": _preferred(wrong, config.sources_rejected),
+        "whole_right": _preferred(_whole(right), config.sources_chosen),
+        "whole_wrong": _preferred(_whole(wrong), config.sources_rejected),
+        "repairable": _repairable(chains, config),
+    }
+    trees = step_trees(chains, require_process=config.require_process)
+    nothing = "problem whose chains make no pair"
+    if not groups["right"]:
+        nothing = "problem without a right chain"
+    elif not groups["wrong"]:
+        nothing = "problem without a wrong chain"
+    return _Material([(tree, _sides(tree, groups, config)) for tree in trees], nothing)
+
+
+def _sides(tree: StepTree, groups: Mapping[str, Sequence[Chain]], config: PairConfig) -> Sides:
+    own = {name: [c for c in group if c.key in tree.chains] for name, group in groups.items()}
+    return Sides(**own, min_rollouts=config.min_rollouts)
+
+
+def _bad(chain: Chain, config: PairConfig, dropped: Counter[str]) -> bool:
+    if chain.outcome is Outcome.CORRECT:
+        also_process = config.require_process and config.reject_right_answer_wrong_process
+        return also_process and not chain.right_for_the_right_reason
+    if not chain.steps or chain.maybe_cut:
+        dropped["wrong chain with a cut or no reply"] += 1
+        return False
+    return True
+
+
+def _whole(chains: Sequence[Chain]) -> list[Chain]:
+    return [chain for chain in chains if not chain.given_steps]
+
+
+def _preferred(chains: Sequence[Chain], sources: Sequence[str]) -> list[Chain]:
+    """The distinct chains of the first source that has any."""
+    for source in sources:
+        found: dict[tuple[str, ...], Chain] = {}
+        for chain in chains:
+            if chain.source == source:
+                found.setdefault(tuple(s.reply for s in chain.steps), chain)
+        if found:
+            return list(found.values())
+    return []
+
+
+def _repairable(chains: Sequence[Chain], config: PairConfig) -> list[Chain]:
+    """Chains that may stand on both sides, by order of the sources."""
+    both = [source for source in config.sources_chosen if source in config.sources_rejected]
+    return [chain for source in both for chain in chains if chain.source == source]
+
+
+# --- taking pairs -------------------------------------------------------------------------------
+
+
+def _problem_pairs(
+    material: _Material,
+    config: PairConfig,
+    generator: random.Random,
+    seen: set[str],
+    dropped: Counter[str],
+) -> Iterator[PreferencePair]:
+    """Up to `max_per_problem` pairs, each from the strategy drawn by weight, or the next one that
+    still has a pair."""
+    names = [name for name, weight in config.strategies.items() if weight > 0]
+    waiting = {name: _all_of(STRATEGIES[name], material) for name in names}
+    for _ in range(config.max_per_problem):
+        first = generator.choices(names, [config.strategies[name] for name in names])[0]
+        for name in [first, *(n for n in names if n != first)]:
+            pair = next((p for p in waiting[name] if _fresh(p, seen, dropped)), None)
+            if pair is not None:
+                yield pair
+                break
+        else:
+            return
+
+
+def _all_of(strategy: Strategy, material: _Material) -> Iterator[PreferencePair]:
+    for tree, sides in material.trees:
+        yield from strategy(tree, sides)
+
+
+def _fresh(pair: PreferencePair, seen: set[str], dropped: Counter[str]) -> bool:
+    if texts(pair.chosen) == texts(pair.rejected):
+        dropped["chosen and rejected alike"] += 1
+        return False
+    found = identity(pair)
+    if found in seen:
+        dropped["duplicate"] += 1
+        return False
+    seen.add(found)
+    return True
+
+
+def _group(pair: PreferencePair, columns: Sequence[str]) -> tuple[object, ...]:
+    values = {
+        "difficulty": pair.difficulty,
+        "error": pair.rejected_error,
+        "answer": pair.answer,
+        "strategy": pair.strategy,
+        "basis": pair.basis,
+    }
+    return tuple(values[column] for column in columns)
+
+
+def _evenly(labels: Sequence[tuple[object, ...]], count: int, generator: random.Random) -> set[int]:
+    """Indices of `count` items, as evenly over the labels as their numbers allow.
+
+    >>> sorted(_evenly([("a",), ("a",), ("a",), ("b",)], 2, random.Random(0)))[1]
+    3
+    """
+    members: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for index, label in enumerate(labels):
+        members[label].append(index)
+    for indices in members.values():
+        generator.shuffle(indices)
+    taken: set[int] = set()
+    while len(taken) < min(count, len(labels)):
+        for indices in sorted(members.values(), key=len):
+            if indices and len(taken) < count:
+                taken.add(indices.pop())
+    return taken

@@ -1,0 +1,344 @@
+"""Pairing strategies: where in a step tree one continuation is to be preferred to another.
+
+A strategy is a function of a tree and of the chains that may stand on each side; it gives its best
+pairs first. To add one, write it and add a line to `STRATEGIES`.
+
+- `chain`: a right and a wrong chain, whole (the paper's pairs; two branches at the root).
+- `step`: the turn where a right and a wrong chain part, if the tree says that the right one's step is
+  worth more, or the task that the wrong one's is wrong.
+- `first_error`: the first step of a wrong chain that is known not to be recovered from, against the
+  best step in its place.
+- `repair`: a call that failed, against the call that succeeded next.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import lcm
+from typing import TypeVar
+
+from rightcall.chain import Chain, Outcome, Step, StopReason
+from rightcall.dialects import DIALECTS, Dialect, conversation
+from rightcall.errors import DataError, FailureKind, nearest
+from rightcall.pairs.pair import Basis, PreferencePair
+from rightcall.tree import Node, StepTree, assured_gap, whole_steps
+
+WRONG_ANSWER = "wrong_answer"
+WRONG_PROCESS = "wrong_process"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The chains of a tree that may be learned from, in the order in which they are to be used."""
+
+    right: Sequence[Chain]
+    """May be chosen: they ended well, and their source is the preferred one."""
+    wrong: Sequence[Chain]
+    """May be rejected."""
+    whole_right: Sequence[Chain]
+    """Like `right`, of the chains made from the start: rollouts from a prefix are no attempts."""
+    whole_wrong: Sequence[Chain]
+    repairable: Sequence[Chain]
+    """May be on both sides, however they ended; those that ended well come first."""
+    min_rollouts: int
+    """See `PairConfig`."""
+
+
+Strategy = Callable[[StepTree, Sides], Iterator[PreferencePair]]
+"""The pairs of a problem, the best first."""
+
+
+def chain_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
+    """Whole chains (the paper's pairs): all turns after the problem, to the last reply. The
+    observation of a stop is nobody's turn and is left out."""
+    for right, wrong in _combinations(sides.whole_right, sides.whole_wrong):
+        if right.steps and wrong.steps:
+            every = slice(0, None)
+            error = error_class(wrong)
+            yield _pair("chain", Basis.OUTCOME, tree, (right, every), (wrong, every), error)
+
+
+def step_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
+    """The turns in which a right and a wrong chain part: their common conversation, then a reply each.
+
+    The chosen step must be worth more than the rejected one, or the task must judge the rejected
+    one to be wrong and the values not deny it; a step that the task judges wrong is never chosen.
+    No pair if the two make the same call in other words. Steps that the task judges come first,
+    then the gaps that are both large and well counted (`assured_gap`); another rejected step before
+    the same one again.
+    """
+    chosen, judged = _chosen_steps(tree, sides.right), _judged_steps(tree, sides.wrong)
+    rejected = {**_steps(tree, sides.wrong), **judged}
+    found: list[tuple[bool, float, Node, Node]] = []
+    for parent in tree.nodes:
+        children = tree.children(parent)
+        for good in (node for node in children if node.index in chosen):
+            for bad in (node for node in children if node.index in rejected):
+                if _differ(good, bad) and _preferred(good, bad, bad.index in judged):
+                    found.append((bad.index not in judged, -assured_gap(good, bad), good, bad))
+    found.sort(key=lambda f: (f[0], f[1], f[2].index, f[3].index))
+    for by_values, _, good, bad in _varied(found, lambda f: f[3].index):
+        basis = Basis.VALUES if by_values else Basis.PROCESS
+        yield _step_pair("step", basis, tree, good, chosen[good.index], bad, rejected[bad.index])
+
+
+def first_error_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
+    """The first step of each wrong chain that is known not to be recovered from, against the step in
+    its place that is worth most (by the lower end of its interval) and led to a right chain. See
+    `StepTree.first_error`; the best-known errors come first."""
+    chosen = _chosen_steps(tree, sides.right)
+    found: dict[int, tuple[float, Node, Node, Chain]] = {}
+    for wrong in sides.wrong:
+        bad = tree.first_error(wrong.key, sides.min_rollouts)
+        if bad is None or bad.parent is None or bad.index in found:
+            continue
+        others = tree.children(tree.nodes[bad.parent])
+        goods = [n for n in others if n.index in chosen and n.ended_well and _differ(n, bad)]
+        if goods:
+            best = max(goods, key=lambda node: (node.interval.low, -node.index))
+            found[bad.index] = (-assured_gap(best, bad), best, bad, wrong)
+    for _, good, bad, wrong in sorted(found.values(), key=lambda f: (f[0], f[2].index)):
+        yield _step_pair("first_error", Basis.ROLLOUTS, tree, good, chosen[good.index], bad, wrong)
+
+
+def repair_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
+    """A call that failed, against the call that succeeded next, placed where the failed one was.
+
+    A failed call leaves the state as it was, so the later call would have succeeded there too. Its
+    chain may have ended badly: the call is repaired all the same; but a repair that the task judges
+    wrong, that gave a wrong answer, or after which nothing ended well although its prefix was
+    recovered from, is none. What was repaired must be known to be the same thing: the later call is
+    of the same function, unless the failed reply named none that exists. Chains that ended well come
+    first, and within them one kind of failure after the other.
+
+    This is the one strategy whose chosen side is no conversation that took place: the failed calls
+    between the two are left out.
+    """
+    for well in (True, False):
+        found = [
+            (chain, failed, mended)
+            for chain in sides.repairable
+            if (chain.key in tree.well) is well
+            for failed, mended in repairs(whole_steps(chain))
+            if _worth_learning(tree, chain, failed, mended, sides.min_rollouts)
+        ]
+        for chain, failed, mended in _varied(found, lambda f: f[0].steps[f[1]].observation.failure):
+            observation = chain.steps[failed].observation
+            yield _pair(
+                "repair",
+                Basis.REPAIR,
+                tree,
+                (chain, slice(mended, mended + 1)),
+                (chain, slice(failed, failed + 1)),
+                str(observation.failure),
+                evidence=observation.text,
+            )
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "chain": chain_pairs,
+    "step": step_pairs,
+    "first_error": first_error_pairs,
+    "repair": repair_pairs,
+}
+
+
+# --- whole chains -------------------------------------------------------------------------------
+
+
+def _combinations(right: Sequence[T], wrong: Sequence[T]) -> Iterator[tuple[T, T]]:
+    """Every (right, wrong), such that the first ones share no chain where that is possible.
+
+    >>> [a + b for a, b in _combinations("ab", "xy")]
+    ['ax', 'by', 'ay', 'bx']
+    """
+    round_length = lcm(len(right), len(wrong))
+    for k in range(len(right) * len(wrong)):
+        yield right[k % len(right)], wrong[(k + k // round_length) % len(wrong)]
+
+
+def error_class(chain: Chain) -> str:
+    """What is wrong with a chain, for counting and balancing: see `PreferencePair.rejected_error`."""
+    if chain.outcome is Outcome.CORRECT:
+        label = WRONG_PROCESS
+    elif chain.stop_reason is StopReason.STOPPED:
+        label = WRONG_ANSWER
+    else:
+        label = str(chain.stop_reason)
+    return "+".join([label, *sorted({str(kind) for kind in chain.failures})])
+
+
+# --- steps --------------------------------------------------------------------------------------
+
+
+def _steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
+    """Node → the first chain through it."""
+    found: dict[int, Chain] = {}
+    for chain in chains:
+        for index in tree.paths[chain.key][1:]:
+            found.setdefault(index, chain)
+    return found
+
+
+def _chosen_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
+    """Node → the first chain through it in which the task does not judge that step to be wrong."""
+    found: dict[int, Chain] = {}
+    for chain in chains:
+        wrong = set(chain.judgement.wrong_steps)
+        for step, index in enumerate(tree.paths[chain.key][1:]):
+            if step not in wrong:
+                found.setdefault(index, chain)
+    return found
+
+
+def _judged_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
+    """Node → the first chain in which the task judges that step to be wrong."""
+    found: dict[int, Chain] = {}
+    for chain in chains:
+        path = tree.paths[chain.key]
+        for step in chain.judgement.wrong_steps:
+            if step + 1 < len(path):
+                found.setdefault(path[step + 1], chain)
+    return found
+
+
+def _differ(good: Node, bad: Node) -> bool:
+    """Two next steps that do not make the same call, were it in other words."""
+    if good.index == bad.index or good.step is None or bad.step is None:
+        return False
+    if good.step.reply == bad.step.reply:  # answered differently: their prefixes are not the same
+        return False
+    return good.step.call is None or good.step.call != bad.step.call
+
+
+def _preferred(good: Node, bad: Node, judged: bool) -> bool:
+    if judged:
+        return good.value >= bad.value
+    return bool(good.counted and bad.counted) and good.value > bad.value
+
+
+def _varied(found: Sequence[T], kind: Callable[[T], object]) -> list[T]:
+    """The same things, those of a kind not seen yet first.
+
+    >>> _varied(["a1", "a2", "b1", "a3", "b2"], lambda text: text[0])
+    ['a1', 'b1', 'a2', 'b2', 'a3']
+    """
+    seen: Counter[object] = Counter()
+    rounds = []
+    for item in found:
+        rounds.append(seen[kind(item)])
+        seen[kind(item)] += 1
+    return [found[i] for i in sorted(range(len(found)), key=lambda i: rounds[i])]
+
+
+# --- repairs ------------------------------------------------------------------------------------
+
+
+def repairs(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
+    """Indices of every failed call and of the call that succeeded next and repairs it."""
+    for failed, step in enumerate(steps):
+        if step.observation.failure is None:
+            continue
+        later = (i for i in range(failed + 1, len(steps)) if steps[i].observation.failure is None)
+        mended = next(later, None)
+        if mended is not None and _repairs(step, steps[mended]):
+            yield failed, mended
+
+
+def _repairs(failed: Step, mended: Step) -> bool:
+    if failed.call is None or failed.observation.failure is FailureKind.UNKNOWN_FUNCTION:
+        return True
+    return mended.call is not None and mended.call.name == failed.call.name
+
+
+def _worth_learning(tree: StepTree, chain: Chain, failed: int, mended: int, tries: int) -> bool:
+    if mended in chain.judgement.wrong_steps:
+        return False
+    path = tree.path(chain.key)
+    before, after = path[failed], path[mended + 1]
+    return not (tree.lost(chain.key, after, tries) and (after.final or before.recovered))
+
+
+# --- making a pair ------------------------------------------------------------------------------
+
+Side = tuple[Chain, slice]
+"""A chain and its steps on one side of a pair."""
+
+
+def _step_pair(
+    strategy: str,
+    basis: Basis,
+    tree: StepTree,
+    good: Node,
+    right: Chain,
+    bad: Node,
+    wrong: Chain,
+) -> PreferencePair:
+    turn = slice(good.depth - 1, good.depth)
+    failure = wrong.steps[bad.depth - 1].observation.failure
+    error = str(failure) if failure else error_class(wrong)
+    return _pair(strategy, basis, tree, (right, turn), (wrong, turn), error)
+
+
+def _pair(
+    strategy: str,
+    basis: Basis,
+    tree: StepTree,
+    chosen: Side,
+    rejected: Side,
+    error: str,
+    evidence: str | None = None,
+) -> PreferencePair:
+    """The pair after the steps that stand before the rejected side's."""
+    (right, good), (wrong, bad) = chosen, rejected
+    dialect = _dialect(right)
+    before = right.steps[: bad.start]
+    chosen_node, rejected_node = _end(tree, chosen), _end(tree, rejected)
+    return PreferencePair(
+        prompt=conversation(right.prompt, before, dialect),
+        chosen=conversation((), right.steps[good], dialect)[:-1],
+        rejected=conversation((), wrong.steps[bad], dialect)[:-1],
+        task=right.task,
+        problem_id=right.problem_id,
+        strategy=strategy,
+        chosen_source=right.source,
+        rejected_source=wrong.source,
+        chosen_chain=right.key,
+        rejected_chain=wrong.key,
+        rejected_error=error,
+        basis=basis,
+        chosen_value=chosen_node.value,
+        rejected_value=rejected_node.value,
+        chosen_count=chosen_node.counted,
+        rejected_count=rejected_node.counted,
+        evidence="; ".join(wrong.judgement.evidence) if evidence is None else evidence,
+        answer=(right.answer or "") if right.key in tree.well else "",
+        difficulty=right.difficulty or 0,
+        prompt_ids=_ids(before),
+        chosen_ids=_ids(right.steps[good]),
+        rejected_ids=_ids(wrong.steps[bad]),
+    )
+
+
+def _end(tree: StepTree, side: Side) -> Node:
+    """The node of a side's last step."""
+    chain, turns = side
+    return tree.nodes[tree.paths[chain.key][-1 if turns.stop is None else turns.stop]]
+
+
+def _dialect(chain: Chain) -> Dialect:
+    if chain.dialect not in DIALECTS:
+        raise DataError(
+            "a chain has an unknown dialect",
+            value=chain.dialect,
+            remedy=nearest(chain.dialect, DIALECTS),
+        )
+    return DIALECTS[chain.dialect]
+
+
+def _ids(steps: Sequence[Step]) -> tuple[tuple[int, ...] | None, ...]:
+    return tuple(step.token_ids for step in steps)
