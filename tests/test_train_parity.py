@@ -83,7 +83,12 @@ def ours(config: TrainConfig, model: Path, data: Path, folder: Path):
     loss, outputs = trainer.compute_loss(core, batch, return_outputs=True)
     loss.backward()
     logps = outputs["logps"].detach()
-    return float(loss), logps[batch["chosen"]][order], logps[batch["rejected"]][order], gradients(core)
+    return (
+        float(loss.detach()),
+        logps[batch["chosen"]][order],
+        logps[batch["rejected"]][order],
+        gradients(core),
+    )
 
 
 def theirs(
@@ -135,7 +140,7 @@ def theirs(
     chosen, rejected = seen["logps"].chunk(2)
     metrics = trainer._metrics["train"]
     assert metrics["logps/chosen"][-1] == pytest.approx(float(chosen.mean()), rel=CLOSE)
-    return float(loss), chosen, rejected, gradients(core)
+    return float(loss.detach()), chosen, rejected, gradients(core)
 
 
 def starting_weights(config: TrainConfig, model: Path) -> dict:

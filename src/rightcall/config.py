@@ -95,6 +95,12 @@ class CollectBoth(Frozen):
     student: Collect = Collect()
 
 
+class Pairs(PairConfig):
+    """`PairConfig` of a run: whole chains for the control, single steps for DPO."""
+
+    strategies: dict[str, float] = Field(default_factory=lambda: {"chain": 1.0, "step": 1.0})
+
+
 class Sft(TrainConfig):
     """`TrainConfig` of the control."""
 
@@ -136,7 +142,7 @@ class Stages(Frozen):
     search: SearchConfig = SearchConfig()
     """Rollouts that find the first errors of the student's wrong chains, with its sampling and budget
     of `collect`; what counts as right is what `pairs.require_process` says."""
-    pairs: PairConfig = PairConfig()
+    pairs: Pairs = Pairs()
     train: Train = Train()
     evaluate: EvaluateConfig = EvaluateConfig()
     tolerate_errored: float = Field(0.02, ge=0, le=1)
@@ -150,7 +156,7 @@ class Stages(Frozen):
             for name in getattr(self.train, method).strategies:
                 if name not in made:
                     raise ConfigError(
-                        f"`train.{method}.strategies` asks for pairs that `pairs.strategies` does not make",
+                        f"train.{method}.strategies names pairs that pairs.strategies does not make",
                         value=name,
                         remedy=f"Give {name!r} a weight there, or set train.{method}.strategies to "
                         f"{made} or to [] for all pairs.",

@@ -21,7 +21,7 @@ from rightcall.tree import StepTree, ended_well, step_trees
 class PairConfig(Frozen):
     """Which pairs are made."""
 
-    strategies: dict[str, float] = Field(default_factory=lambda: {"chain": 1.0, "step": 1.0})
+    strategies: dict[str, float] = Field(default_factory=lambda: {"chain": 1.0})
     """Strategy → weight: how often it is asked first for a problem's next pair."""
     sources_chosen: tuple[str, ...] = ("student", "teacher")
     """In order of preference: a problem's chosen chains come from the first source that has a right
