@@ -215,6 +215,15 @@ def test_retry_after_is_honoured() -> None:
     assert server.times[1] - server.times[0] >= 0.6
 
 
+def test_a_server_that_wants_a_long_rest_is_left_alone_and_the_message_says_so() -> None:
+    with FaultServer(fails(429, retry_after="600")) as server:
+        reply, _ = answer(server, max_retries=3)
+    assert isinstance(reply, ModelError)
+    assert "left alone for 600 seconds" in str(reply)
+    assert "raise max_retries" not in str(reply)
+    assert len(server.bodies) == 1
+
+
 def test_a_server_that_hangs_is_given_up_and_asked_again() -> None:
     with FaultServer(hangs, says("ok")) as server:
         reply, _ = answer(server, timeout=0.3)

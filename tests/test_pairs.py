@@ -438,6 +438,15 @@ def test_the_student_is_chosen_where_it_is_right_and_the_teacher_where_it_is_not
     assert [(p.chosen_source, p.rejected_source) for p in only] == [("teacher", "student")]
 
 
+def test_sources_can_be_mixed() -> None:
+    taught = chain("add(1, 1)", "record(2)", 'stop("2")', source="teacher")
+    erring = chain("add(1, 3)", 'stop("4")', right=False, source="teacher")
+    made = pairs_of(RIGHT, WRONG, taught, erring, mix_sources=True, max_per_problem=8)
+    assert {(p.chosen_source, p.rejected_source) for p in made} == {
+        (chosen, rejected) for chosen in ("student", "teacher") for rejected in ("student", "teacher")
+    }
+
+
 def test_chains_of_a_source_that_was_not_asked_for_are_counted_as_such() -> None:
     dropped: Counter[str] = Counter()
     shown = chain("add(1, 1)", 'stop("2")', source="gold")

@@ -1,6 +1,7 @@
 """Any server that speaks OpenAI's chat completions: vLLM, llama-server, `transformers serve`, the
-hosted ones. The official client does the retries: exponential back-off with jitter on 408, 409,
-429, 5xx, timeouts and broken connections, as the server's Retry-After says where it says so.
+hosted ones. The official client does the retries: exponential back-off with jitter on 408, 409, 429,
+5xx, timeouts and broken connections; as long as the server's Retry-After says, up to its limit of a
+minute or two.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ CHARACTERS_PER_TOKEN = 4
 budget of tokens must not be endless there."""
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+LONGEST_WAIT = 60
+"""Seconds of Retry-After beyond which every version of the official client gives up at once."""
 
 MAX_REPLY_CHARACTERS = 1_000_000
 """A longer body is taken for a broken server."""
@@ -173,6 +177,13 @@ class OpenAICompatible(ChatModel):
             429: "The limit outlasted the retries: lower the capacity, or raise max_retries.",
         }
         remedy = remedies.get(error.status_code, "")
+        wait = error.response.headers.get("retry-after", "")
+        if wait.isdigit() and int(wait) > LONGEST_WAIT:
+            return ModelError(
+                f"the server answered {error.status_code} and wants to be left alone for {wait} seconds",
+                value=self.model,
+                remedy="Run again then: what is finished is kept.",
+            )
         if error.status_code >= 500:
             remedy = "The failure outlasted the retries: see the server's log."
         return ModelError(

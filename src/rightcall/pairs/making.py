@@ -28,6 +28,8 @@ class PairConfig(Frozen):
     one (on-policy where possible, the teacher's where the student has none)."""
     sources_rejected: tuple[str, ...] = ("student", "teacher")
     """In order of preference, like `sources_chosen`."""
+    mix_sources: bool = False
+    """Take a problem's chains of all these sources rather than of the first that has any."""
     require_process: bool = True
     """Chosen chains need a right answer *and* nothing known against their process; a task that
     cannot judge the process has nothing against it."""
@@ -147,11 +149,12 @@ def _material(chains: Sequence[Chain], config: PairConfig, dropped: Counter[str]
     """`chains` are one problem's, in the order in which they are to be used."""
     right = [c for c in chains if ended_well(c, config.require_process)]
     wrong = [c for c in chains if _bad(c, config, dropped)]
+    take = _mixed if config.mix_sources else _preferred
     groups = {
-        "right": _preferred(right, config.sources_chosen),
-        "wrong": _preferred(wrong, config.sources_rejected),
-        "whole_right": _preferred(_whole(right), config.sources_chosen),
-        "whole_wrong": _preferred(_whole(wrong), config.sources_rejected),
+        "right": take(right, config.sources_chosen),
+        "wrong": take(wrong, config.sources_rejected),
+        "whole_right": take(_whole(right), config.sources_chosen),
+        "whole_wrong": take(_whole(wrong), config.sources_rejected),
         "repairable": _repairable(chains, config),
     }
     trees = step_trees(chains, require_process=config.require_process)
@@ -184,14 +187,17 @@ def _whole(chains: Sequence[Chain]) -> list[Chain]:
 
 def _preferred(chains: Sequence[Chain], sources: Sequence[str]) -> list[Chain]:
     """The distinct chains of the first source that has any."""
+    return next((found for source in sources if (found := _mixed(chains, (source,)))), [])
+
+
+def _mixed(chains: Sequence[Chain], sources: Sequence[str]) -> list[Chain]:
+    """The distinct chains of all these sources; of two that say the same, the earlier source's."""
+    found: dict[tuple[str, ...], Chain] = {}
     for source in sources:
-        found: dict[tuple[str, ...], Chain] = {}
         for chain in chains:
             if chain.source == source:
                 found.setdefault(tuple(s.reply for s in chain.steps), chain)
-        if found:
-            return list(found.values())
-    return []
+    return list(found.values())
 
 
 def _repairable(chains: Sequence[Chain], config: PairConfig) -> list[Chain]:
