@@ -21,7 +21,7 @@ from rightcall import sandbox
 from rightcall.chain import Message
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
-from rightcall.models.spec import checked_url
+from rightcall.models.url import checked_url
 
 TOO_LONG = re.compile(
     r"context.{0,3}(length|window|size)|maximum context|max_model_len|prompt is too long"
@@ -180,7 +180,7 @@ class OpenAICompatible(ChatModel):
         wait = error.response.headers.get("retry-after", "")
         if wait.isdigit() and int(wait) > LONGEST_WAIT:
             return ModelError(
-                f"the server answered {error.status_code} and wants to be left alone for {wait} seconds",
+                f"the server answered {error.status_code} and is to be left alone for {wait} seconds",
                 value=self.model,
                 remedy="Run again then: what is finished is kept.",
             )

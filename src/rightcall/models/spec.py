@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from rightcall.chain import Frozen, Problem
 from rightcall.errors import ConfigError
 from rightcall.models import ChatModel
+from rightcall.models.url import checked_url
 from rightcall.settings import without_user
 
 TINY = "tiny:"
@@ -133,24 +133,6 @@ class ModelSpec(Frozen):
         from rightcall import tiny
 
         return str(tiny.path(self.model.removeprefix(TINY)))
-
-
-def checked_url(text: str) -> str:
-    """The URL of a server. Raises `ConfigError` if it is none, or holds a user or password, which
-    would end up in files and messages."""
-    if not (re.match(r"https?://[^\s/]+", text) and text.isprintable()):
-        raise ConfigError(
-            "not the URL of a server",
-            value=without_user(text),
-            remedy="Like http://localhost:8000/v1.",
-        )
-    if without_user(text) != text:
-        raise ConfigError(
-            "a URL with a user or password",
-            value=without_user(text),
-            remedy="Name the environment variable that holds a key in api_key_env.",
-        )
-    return text
 
 
 def _shorthand(text: str) -> dict[str, Any]:
