@@ -243,7 +243,8 @@ def solve(
 
     if not as_json:
         terminal.show_problem(console, chosen)
-    with open_model(spec, [chosen]) as opened:
+    held = rollout.Setting(loaded, loaded.function_set(_names(functions)), "model")
+    with open_model(spec, held.playable([chosen])) as opened:
         chain = rollout.solve(
             loaded if question is None else terminal.Unjudged(loaded),
             chosen,
@@ -296,7 +297,7 @@ def collect(
         seed,
     )
     problems = list(loaded.problems(split, count, seed))
-    with open_model(ModelSpec.parse(model), problems) as opened:
+    with open_model(ModelSpec.parse(model), setting.playable(problems)) as opened:
         finished = rollout.finished(setting, opened.name, problems, samples, out)
         with terminal.progress(f"{source} on {task}", len(problems) * samples, finished) as on_chain:
             store = rollout.collect(setting, opened, problems, samples, out, on_chain)
@@ -351,7 +352,7 @@ def search(
     problems = list(loaded.problems(split, count, seed))
     config = searching.SearchConfig(rollouts=rollouts, chains=per_problem)
     with (
-        open_model(ModelSpec.parse(model), problems) as opened,
+        open_model(ModelSpec.parse(model), setting.playable(problems)) as opened,
         terminal.progress(f"search {task}", None) as on_chain,
     ):
         result = searching.search(
@@ -555,7 +556,7 @@ def evaluate(
     problems = list(loaded.problems(split, count, seed))
     held = rollout.Setting(loaded, loaded.function_set(_names(functions)), source, seed=seed)
     with (
-        open_model(ModelSpec.parse(model), problems) as opened,
+        open_model(ModelSpec.parse(model), held.playable(problems)) as opened,
         terminal.progress(source, len(problems) * (1 + config.samples)) as on_chain,
     ):
         result = evaluation.evaluate(held, opened, problems, out, config, on_chain)

@@ -65,6 +65,13 @@ class Setting:
     seed: int = 0
     dialect: str = "python"
 
+    def playable(self, problems: Iterable[Problem]) -> Iterator[Problem]:
+        """The problems with gold chains that use the setting's functions alone: what a gold player
+        can play."""
+        for problem in problems:
+            gold = tuple(self.task.gold(problem, self.functions))
+            yield problem.model_copy(update={"gold": gold})
+
 
 @dataclass(frozen=True)
 class Job:

@@ -154,7 +154,7 @@ def collect_role(role: str) -> Callable[[Place], str]:
         problems = place.problems("train")[: settings.problems]
         setting = place.setting(role, settings.sampling, settings.budget)
         path = place.chains(role)
-        with open_model(getattr(place.settings.models, role), problems) as model:
+        with open_model(getattr(place.settings.models, role), setting.playable(problems)) as model:
             had = finished(setting, model.name, problems, settings.samples, path)
             with terminal.progress(role, len(problems) * settings.samples, had) as on_chain:
                 store = collect(setting, model, problems, settings.samples, path, on_chain)
@@ -190,7 +190,7 @@ def search_errors(place: Place) -> str:
     problems = place.problems("train")[: how.problems]
     setting = place.setting("student", how.sampling, how.budget)
     path = place.chains("search")
-    with open_model(place.settings.models.student, problems) as model:
+    with open_model(place.settings.models.student, setting.playable(problems)) as model:
 
         def once() -> SearchResult:
             chains = _chains(place, "teacher", "student")
@@ -293,7 +293,7 @@ def measure(role: str) -> Callable[[Place], str]:
         path = place.evaluation(role)
         stores = [ChainStore(file) for file in (path, samples_path(path))]
         with (
-            open_model(place.model(role), problems) as model,
+            open_model(place.model(role), place.setting(role).playable(problems)) as model,
             terminal.progress(role, len(problems) * (1 + wanted.samples)) as on_chain,
         ):
             result = evaluate(place.setting(role), model, problems, path, wanted, on_chain)
