@@ -86,6 +86,12 @@ def seen(tree: PackedTree, window: int | None) -> torch.Tensor:
     return torch.from_numpy(mask)
 
 
+def test_a_window_that_hides_nothing_costs_nothing():
+    tree = Tree.of(branching(4, 100, 2, 2))
+    assert tree.products(100_000) is tree.products(None)
+    assert tree.products(50) is not tree.products(None)
+
+
 class Layer(torch.nn.Module):
     layer_idx = 3
 

@@ -79,6 +79,16 @@ class Collect(Frozen):
     tokens: int = Field(4096, ge=1)
     """Tokens per chain at most."""
 
+    @model_validator(mode="after")
+    def _different_samples(self) -> Self:
+        if self.samples > 1 and not self.temperature:
+            raise ConfigError(
+                "at temperature 0 all samples of a problem are the same",
+                value=f"samples = {self.samples}",
+                remedy="Set a temperature, or samples = 1.",
+            )
+        return self
+
     @property
     def sampling(self) -> Sampling:
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
@@ -148,6 +158,16 @@ class Stages(Frozen):
     tolerate_errored: float = Field(0.02, ge=0, le=1)
     """Share of a stage's chains that may stay errored after a second try. They are left out: of the
     pairs, and of comparisons on both sides."""
+
+    @model_validator(mode="after")
+    def _searched_by_chance(self) -> Self:
+        if self.search.rollouts and not self.collect.student.temperature:
+            raise ConfigError(
+                "a search needs rollouts that differ",
+                value="collect.student.temperature = 0",
+                remedy="Set a temperature, or search.rollouts = 0.",
+            )
+        return self
 
     @model_validator(mode="after")
     def _trained_on_what_is_made(self) -> Self:

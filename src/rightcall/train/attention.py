@@ -79,14 +79,21 @@ class Tree:
 
     def products(self, window: int | None) -> tuple[Product, ...]:
         """The products, for a sliding window of so many tokens or none; cached: layers share them."""
+        window = self._biting(window)
         if window not in self._plans:
             end, depth = self.end.cpu().numpy(), self.depth.cpu().numpy()
             device = self.end.device
             self._plans[window] = tuple(_products(end, depth, window, device))
         return self._plans[window]  # type: ignore[no-any-return]
 
+    def _biting(self, window: int | None) -> int | None:
+        """The window, or None if every ancestor is within it."""
+        return None if window is None or window > int(self.depth.max()) else window
+
     def mask(self, window: int | None) -> Any:
-        """The block mask of `flex_attention`, cached likewise."""
+        """The block mask of `flex_attention`, cached likewise. Making it looks once at each query and
+        key: its memory grows with the square of `pack_tokens`."""
+        window = self._biting(window)
         if window not in self._plans:
             from torch.nn.attention.flex_attention import create_block_mask
 
@@ -307,6 +314,8 @@ def attention(
     rightcall_tree.layers.add(int(layer))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads, kv = query.shape[1], key.shape[1]
+    # Under autocast with weights in float32 the rotary embedding leaves these two in float32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if rightcall_tree.kernel == "flex":
         mask = rightcall_tree.mask(sliding_window)
         made = _compiled_flex()(query, key, value, block_mask=mask, scale=scale, enable_gqa=heads != kv)
@@ -319,7 +328,7 @@ def attention(
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """Masks are the tree's affair: none of n x n is ever made."""
+    """Masks are the tree's affair: the model makes none of its own."""
     return
 
 

@@ -51,8 +51,9 @@ def plan(
     max_steps: int | None = None,
 ) -> list[MicroBatch]:
     """The whole training as a list: `per_step` micro-batches of at most `batch_size` rows for each
-    optimiser step, every row once an epoch, the rows of a problem together, similar lengths
-    together, sizes as even as can be.
+    optimiser step (more, if there are too few rows for a step of smaller ones), every row once an
+    epoch, similar lengths together, sizes as even as can be. The rows of a problem follow each other;
+    where a micro-batch is full they go on in another one.
 
     The same arguments give the same list, so resuming is skipping.
     """

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -76,7 +77,10 @@ def run(
     inputs = identity(config, model, data, adapter)
     if resume and (before := finished(output, inputs)) is not None:
         return before
-    prepare(output, inputs, config, resume)
+    state = PartialState(cpu=place == "cpu")
+    if state.is_main_process:
+        prepare(output, inputs, config, resume)
+    state.wait_for_everyone()
     transformers.set_seed(config.seed)
     tokenizer = load_tokenizer(model)
     if adapter is not None and config.reference == "adapter_off":
@@ -95,10 +99,11 @@ def run(
         too_long=config.too_long,
         strategies=config.strategies,
     )
-    base = _base(config, model, adapter, place)
+    base = _base(config, model, adapter, place, core)
     trainer = build(config, core, tokenizer, rows, output, on_log, place, base)
     last = last_checkpoint(output)
-    drop_metrics_after(output, int(last.name.rpartition("-")[2]) if last else 0)
+    if state.is_main_process:
+        drop_metrics_after(output, int(last.name.rpartition("-")[2]) if last else 0)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = time.monotonic() - started
@@ -121,10 +126,13 @@ def run(
     return result
 
 
-def _base(config: TrainConfig, model: str, adapter: str | Path | None, place: str) -> str | None:
-    """What decides a reference log-probability beside the tokens; None if the weights are not at
-    hand to be told apart."""
-    weights, tuned = version(model), version(adapter_folder(adapter)) if adapter else ""
+def _base(
+    config: TrainConfig, model: str, adapter: str | Path | None, place: str, core: Any
+) -> str | None:
+    """What decides a reference log-probability beside the tokens; None if the weights cannot be told
+    from others of that name: of a folder their hash does, of a hub id its commit."""
+    weights = version(model) or getattr(core.config, "_commit_hash", None)
+    tuned = version(adapter_folder(adapter)) if adapter else ""
     if weights is None or tuned is None:
         return None
     kind = compute_dtype(config, place)
@@ -163,8 +171,10 @@ def build(
         args=arguments,
         processing_class=tokenizer,
         train_dataset=steps,
-        callbacks=[_SaveEvery(every), _tensorboard(output)],
+        callbacks=[_SaveEvery(every)],
     )
+    if trainer.is_world_process_zero():
+        trainer.add_callback(_tensorboard(output))
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     trainer.equip(config, rows.rows, output, on_log, base)
     return trainer
@@ -308,10 +318,11 @@ class PreferenceTrainer(transformers.Trainer):
         del num_items_in_batch
         batch: Batch = inputs
         logps, lengths = self._scored(model, batch)
-        parts = self._parts(batch, logps, lengths)
+        ratios = self._log_ratios(batch, logps, lengths) if self.config.method == "dpo" else None
+        parts = self._parts(batch, logps, ratios)
         weight = {"rows": 1 / inputs["step_rows"], "tokens": 1 / inputs["step_tokens"]}
         loss = sum(part.sum() * weight[unit] * scale for part, unit, scale in parts)
-        self._note(batch, logps.detach(), lengths)
+        self._note(batch, logps.detach(), lengths, ratios)
         scaled = loss * self.args.gradient_accumulation_steps * self.args.world_size
         return (scaled, {"logps": logps}) if return_outputs else scaled
 
@@ -320,13 +331,15 @@ class PreferenceTrainer(transformers.Trainer):
         entries = entry_logps(model, self.core, batch)
         return sequence_logps(entries, batch["owner"], len(batch["chosen"]) + len(batch["rejected"]))
 
-    def _parts(self, batch: Batch, logps: Tensor, lengths: Tensor) -> list[tuple[Tensor, str, float]]:
+    def _parts(
+        self, batch: Batch, logps: Tensor, ratios: tuple[Tensor, Tensor] | None
+    ) -> list[tuple[Tensor, str, float]]:
         """The terms of the loss: values to be summed, what they are averaged over, their weight."""
         chosen = batch["chosen"]
         imitation = (-logps[chosen], "tokens")
-        if self.config.method == "sft":
+        if ratios is None:
             return [(*imitation, 1.0)]
-        better, worse = self._log_ratios(batch, logps, lengths)
+        better, worse = ratios
         loss = LOSSES[self.config.loss]
         pairs = loss(better - worse, self.config.beta, self.config.label_smoothing)
         terms: list[tuple[Tensor, str, float]] = [(pairs, "rows", 1.0)]
@@ -433,7 +446,9 @@ class PreferenceTrainer(transformers.Trainer):
         )
         found = reference.logps()
         if self.is_world_process_zero():
-            save_file({"logps": found}, path)
+            partial_file = path.with_name(f"{path.name}.partial")
+            save_file({"logps": found}, partial_file)
+            partial_file.replace(path)
         return found
 
     def _reference_pass(self, indices: Sequence[int]) -> Tensor:
@@ -452,7 +467,9 @@ class PreferenceTrainer(transformers.Trainer):
 
     # --- metrics ---
 
-    def _note(self, batch: Batch, logps: Tensor, lengths: Tensor) -> None:
+    def _note(
+        self, batch: Batch, logps: Tensor, lengths: Tensor, ratios: tuple[Tensor, Tensor] | None
+    ) -> None:
         self.tokens += batch["raw"]
         chosen = batch["chosen"]
         add = partial(_accumulate, self._sums)
@@ -461,10 +478,10 @@ class PreferenceTrainer(transformers.Trainer):
         add("computed", batch["computed"])
         add("chosen_tokens", lengths[chosen].sum())
         add("logps/chosen", logps[chosen].sum())
-        if self.config.method == "sft":
+        if ratios is None:
             return
         add("logps/rejected", logps[batch["rejected"]].sum())
-        better, worse = (r * self.config.beta for r in self._log_ratios(batch, logps, lengths))
+        better, worse = (ratio.detach() * self.config.beta for ratio in ratios)
         add("rewards/chosen", better.sum())
         add("rewards/rejected", worse.sum())
         add("rewards/margins", (better - worse).sum())
@@ -485,7 +502,7 @@ class PreferenceTrainer(transformers.Trainer):
         super().log(logs, start_time)
 
     def _means(self) -> dict[str, float]:
-        sums = {name: float(value) for name, value in self._sums.items()}
+        sums = self._summed()
         rows, tokens, chosen = sums.pop("rows"), sums.pop("tokens"), sums.pop("chosen_tokens")
         computed = sums.pop("computed")
         seconds = time.monotonic() - self._since
@@ -493,6 +510,14 @@ class PreferenceTrainer(transformers.Trainer):
         means["nll/chosen"] = -sums["logps/chosen"] / chosen
         speed = {"tokens_per_second": tokens / max(seconds, 1e-9), "sharing": tokens / computed}
         return {**means, **speed}
+
+    def _summed(self) -> dict[str, float]:
+        """The sums over all processes."""
+        names = sorted(self._sums)
+        values = torch.tensor([float(self._sums[n]) for n in names], device=self.args.device)
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, "sum")
+        return dict(zip(names, values.tolist(), strict=True))
 
 
 def _accumulate(sums: dict[str, Any], name: str, value: Any) -> None:

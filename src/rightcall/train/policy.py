@@ -9,7 +9,7 @@ import torch
 
 from rightcall.errors import ConfigError
 from rightcall.models.weights import checked_device, load_adapter, load_model
-from rightcall.train.config import TrainConfig
+from rightcall.train.config import Lora, TrainConfig
 
 
 def training_device(asked: str | None) -> str:
@@ -62,19 +62,42 @@ def _adapted(config: TrainConfig, loaded: Any, adapter: str | Path | None) -> An
         prepare: Any = prepare_model_for_kbit_training
         loaded = prepare(loaded, use_gradient_checkpointing=False)
     if adapter is not None:
-        return load_adapter(loaded, adapter, trainable=True)
+        return _continued(config.lora, load_adapter(loaded, adapter, trainable=True))
     lora = config.lora
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    return get_peft_model(
-        loaded,
-        LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        ),
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
     )
+    try:
+        return get_peft_model(loaded, settings)
+    except ValueError as error:
+        raise ConfigError(
+            f"no adapter fits this model ({error})",
+            value=lora.targets,
+            remedy='Name linear layers in `lora.targets`, or leave it at "all-linear".',
+        ) from error
+
+
+def _continued(lora: Lora, model: Any) -> Any:
+    """An adapter keeps its shape; its dropout is that of this training."""
+    (own,) = model.peft_config.values()
+    for name, theirs in (("r", own.r), ("alpha", own.lora_alpha)):
+        if name in lora.model_fields_set and getattr(lora, name) != theirs:
+            raise ConfigError(
+                f"the adapter that training starts from has another `lora.{name}`: {theirs}",
+                value=getattr(lora, name),
+                remedy=f"Leave `lora.{name}` out, or give the adapter's.",
+            )
+    for module in model.modules():
+        for key in getattr(module, "lora_dropout", {}):
+            module.lora_dropout[key] = (
+                torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
+            )
+    return model
 
 
 def _merged(loaded: Any, adapter: str | Path | None) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -66,9 +67,16 @@ class ReferenceCache:
     def _read(self) -> dict[Key, float]:
         if not self.path.exists():
             return {}
-        table = load_file(self.path)
-        keys = [row.tobytes() for row in table["keys"]]
-        return dict(zip(keys, table["logps"].tolist(), strict=True))
+        try:
+            table = load_file(self.path)
+            keys = [row.tobytes() for row in table["keys"]]
+            return dict(zip(keys, table["logps"].tolist(), strict=True))
+        except (SafetensorError, KeyError, ValueError) as error:
+            logger.warning(
+                "the reference cache cannot be read and is made anew (%s): %s", error, self.path
+            )
+            self.forget()
+            return {}
 
 
 def cache_folder() -> Path:
