@@ -431,3 +431,23 @@ def test_a_report_is_made_with_the_runs_own_settings_unless_others_are_given(
     assert "<title>Sums of June" in page.read_text(encoding="utf-8")
     assert rightcall("report", tmp_path, "--title", "Other").code == 0
     assert "<title>Other" in page.read_text(encoding="utf-8")
+
+
+def test_samples_that_would_all_be_the_same_are_refused(rightcall: Command, tmp_path: Path) -> None:
+    ended = rightcall(
+        *("collect", "tiny-math", "--model", "gold", "--samples", 2, "--temperature", 0),
+        *("--out", tmp_path / "chains.jsonl"),
+    )
+    assert ended.code == 2
+    assert "at temperature 0 all samples of a problem are the same" in ended.err
+
+
+def test_chains_that_make_no_pair_are_an_error_and_leave_no_file(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    empty = tmp_path / "chains.jsonl"
+    empty.write_text("")
+    ended = rightcall("pairs", "make", empty, "--out", tmp_path / "pairs.jsonl")
+    assert ended.code == 2
+    assert "the chains made no pair" in ended.err
+    assert not (tmp_path / "pairs.jsonl").exists()

@@ -262,7 +262,7 @@ def test_an_adapter_that_is_gone_on_with_takes_this_trainings_dropout(models, da
         train(config(max_steps=1), models["llama"], data, tmp_path / "dpo", adapter=tmp_path / "sft")
     assert "dropout" not in caplog.text
     assert metrics(tmp_path / "dpo")[0]["sharing"] > 2
-    with pytest.raises(ConfigError, match="another `lora.r`: 4"):
+    with pytest.raises(ConfigError, match=r"another `lora\.r`: 4"):
         train(
             config(lora=Lora(r=8, alpha=8)),
             models["llama"],

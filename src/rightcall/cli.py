@@ -287,6 +287,12 @@ def collect(
     from rightcall.models import Sampling
     from rightcall.models.spec import ModelSpec, open_model
 
+    if samples > 1 and not temperature:
+        raise ConfigError(
+            "at temperature 0 all samples of a problem are the same",
+            value=f"--samples {samples}",
+            remedy="Set a --temperature, or take one sample.",
+        )
     loaded = _load(task, option)
     setting = rollout.Setting(
         loaded,
@@ -340,6 +346,8 @@ def search(
     from rightcall.models import Sampling
     from rightcall.models.spec import ModelSpec, open_model
 
+    if not temperature:
+        raise ConfigError("a search needs rollouts that differ", remedy="Set a --temperature above 0.")
     loaded = _load(task, option)
     setting = rollout.Setting(
         loaded,
@@ -426,7 +434,13 @@ def pairs_make(
     every = _every(chains)
     dropped: Counter[str] = Counter()
     unseen = () if test is None else read_lines(_existing(test), Problem)
-    pairs.write_pairs(pairs.make_pairs(every, config, dropped), out, test=unseen)
+    if not pairs.write_pairs(pairs.make_pairs(every, config, dropped), out, test=unseen):
+        out.unlink()
+        raise DataError(
+            "the chains made no pair",
+            value=dict(dropped),
+            remedy="Collect more samples per problem, or at a higher temperature.",
+        )
     terminal.out().print(pairs.pair_statistics(pairs.read_pairs(out), dropped).table())
 
 
