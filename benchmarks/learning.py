@@ -126,10 +126,10 @@ def main(
                 f"train.dpo.learning_rate={rate}",
             ],
         )
+        chosen = {name: run for name, run in config.tasks.items() if name in tasks.split(",")}
+        config = config.model_copy(update={"tasks": chosen})
         run_all(config, root)
         for place in places(config, root):
-            if place.folder.name not in tasks.split(","):
-                continue
             found = {name: arm(place, name, weights, start, budget) for name, weights in ARMS.items()}
             before: Evaluation = load_evaluation(
                 place.evaluation("base" if start == "base" else "control"),
