@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
-from rightcall.errors import DataError, FailureKind
+from rightcall.errors import DataError, FailureKind, first_fault
 
 JSON = Any
 """None, bool, int, float, str, list or dict: what a literal in a call can be."""
@@ -256,7 +256,7 @@ class ChainStore:
         except ValidationError as error:
             raise DataError(
                 f"{self.path}, line {number}, is not a chain",
-                value=str(error).splitlines()[0],
+                value=first_fault(error),
                 remedy="Delete that line, or the file, and collect again.",
             ) from error
 

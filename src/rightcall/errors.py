@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import StrEnum
+from typing import Any
 
 
 class RightCallError(Exception):
@@ -106,3 +107,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]!r}?"
     return "Known: " + ", ".join(names) + "." if names else ""
+
+
+def first_fault(error: Any) -> str:
+    """Where a `pydantic.ValidationError` first found a fault, and which: `answer: Field required`."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

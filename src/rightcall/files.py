@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from rightcall.errors import DataError
+from rightcall.errors import DataError, first_fault
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,7 +25,7 @@ def read_lines(path: Path, model: type[M]) -> Iterator[M]:
             except ValidationError as error:
                 raise DataError(
                     f"{path}, line {number}, is not a {model.__name__}",
-                    value=str(error).splitlines()[0],
+                    value=first_fault(error),
                     remedy="Delete the file and have it made again.",
                 ) from error
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from rightcall.chain import Problem
-from rightcall.errors import DataError
+from rightcall.errors import DataError, first_fault
 from rightcall.pairs.pair import PreferencePair
 
 
@@ -83,6 +83,6 @@ def read_pairs(path: str | os.PathLike[str]) -> Iterator[PreferencePair]:
             except ValidationError as error:
                 raise DataError(
                     f"{source}, line {number}, is not a preference pair",
-                    value=str(error).splitlines()[0],
+                    value=first_fault(error),
                     remedy="Make the pairs again.",
                 ) from error

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from rightcall.chain import Message, digest
-from rightcall.errors import DataError, RenderingError
+from rightcall.errors import DataError, RenderingError, first_fault
 from rightcall.pairs import TurnIds
 from rightcall.rendering import Rendered, Renderer
 
@@ -128,11 +128,9 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
             try:
                 yield name, Record.model_validate_json(line)
             except ValidationError as error:
-                first = error.errors()[0]
-                place = ".".join(map(str, first["loc"]))
                 raise DataError(
                     f"{name}, is not a training row",
-                    value=f"{place}: {first['msg']}",
+                    value=first_fault(error),
                     remedy="A row has `prompt`, `chosen` and `rejected` (lists of messages), or for "
                     "SFT also `prompt` and `completion`, or `messages`.",
                 ) from error
