@@ -569,7 +569,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     write_pairs(pairs_of(RIGHT, WRONG), path)
     with path.open("a") as file:
         file.write('{"prompt": []}\n')
-    with pytest.raises(DataError, match=r"line 2, is not a preference pair"):
+    with pytest.raises(DataError, match=r"line 2, is not a PreferencePair"):
         list(read_pairs(path))
 
 

@@ -294,14 +294,9 @@ def collect(
             remedy="Set a --temperature, or take one sample.",
         )
     loaded = _load(task, option)
-    setting = rollout.Setting(
-        loaded,
-        loaded.function_set(_names(functions)),
-        source,
-        Sampling(temperature=temperature, max_tokens=max_tokens),
-        rollout.Budget(steps=steps),
-        seed,
-    )
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+    wanted = loaded.function_set(_names(functions))
+    setting = rollout.Setting(loaded, wanted, source, sampling, rollout.Budget(steps=steps), seed)
     problems = list(loaded.problems(split, count, seed))
     with open_model(ModelSpec.parse(model), setting.playable(problems)) as opened:
         finished = rollout.finished(setting, opened.name, problems, samples, out)
@@ -349,14 +344,9 @@ def search(
     if not temperature:
         raise ConfigError("a search needs rollouts that differ", remedy="Set a --temperature above 0.")
     loaded = _load(task, option)
-    setting = rollout.Setting(
-        loaded,
-        loaded.function_set(_names(functions)),
-        source,
-        Sampling(temperature=temperature, max_tokens=max_tokens),
-        rollout.Budget(steps=steps),
-        seed,
-    )
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+    wanted = loaded.function_set(_names(functions))
+    setting = rollout.Setting(loaded, wanted, source, sampling, rollout.Budget(steps=steps), seed)
     problems = list(loaded.problems(split, count, seed))
     config = searching.SearchConfig(rollouts=rollouts, chains=per_problem)
     with (

@@ -18,7 +18,7 @@ def read_lines(path: Path, model: type[M]) -> Iterator[M]:
     """Objects of a JSONL file; none if there is no file. Raises `DataError` naming a bad line."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield model.model_validate_json(line)

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import ValidationError
-
 from rightcall.chain import Problem
-from rightcall.errors import DataError, first_fault
+from rightcall.errors import DataError
+from rightcall.files import read_lines
 from rightcall.pairs.pair import PreferencePair
 
 
@@ -76,13 +75,4 @@ def read_pairs(path: str | os.PathLike[str]) -> Iterator[PreferencePair]:
     source = Path(path)
     if not source.is_file():
         raise DataError("there is no pairs file", value=str(source), remedy="Make pairs first.")
-    with source.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield PreferencePair.model_validate_json(line)
-            except ValidationError as error:
-                raise DataError(
-                    f"{source}, line {number}, is not a preference pair",
-                    value=first_fault(error),
-                    remedy="Make the pairs again.",
-                ) from error
+    yield from read_lines(source, PreferencePair)

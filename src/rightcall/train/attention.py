@@ -70,6 +70,9 @@ class Tree:
     """Which layers have attended: a layer that is missing mixes tokens in another way."""
     _plans: dict[int | None, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._deepest = int(self.depth.max())  # once a pack: layers that ask would wait for the device
+
     @classmethod
     def of(cls, packed: PackedTree, kernel: Kernel = "block") -> Tree:
         return cls(torch.from_numpy(packed.end), torch.from_numpy(packed.depth), kernel)
@@ -88,7 +91,7 @@ class Tree:
 
     def _biting(self, window: int | None) -> int | None:
         """The window, or None if every ancestor is within it."""
-        return None if window is None or window > int(self.depth.max()) else window
+        return None if window is None or window > self._deepest else window
 
     def mask(self, window: int | None) -> Any:
         """The block mask of `flex_attention`, cached likewise. Making it looks once at each query and
