@@ -174,7 +174,7 @@ def tasks_show(
             console.print(terminal.printable(system["content"]), style="dim", markup=False)
             console.print()
         terminal.show_problem(console, problem)
-        states: dict[Any, Any] = {}
+        states = loaded.begin(problem)
         for step, call in enumerate(loaded.gold(problem, chosen), 1):
             terminal.show_step(console, step, call, chosen.reply(call, states).observation.text)
         console.print(f"\ngold answer: {problem.answer}\n", markup=False)

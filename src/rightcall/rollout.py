@@ -214,6 +214,7 @@ def attempt(setting: Setting, model: str, job: Job) -> Attempt:
         prompt=DIALECTS[setting.dialect].prompt(
             setting.task.instruction, setting.functions, job.problem
         ),
+        states=setting.task.begin(job.problem),
     )
     end = yield from _turns(made, job.replies)
     chain = Chain(

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from rightcall.chain import Chain, Judgement, Problem, digest
 from rightcall.errors import ConfigError, DefinitionError, RightCallError, nearest
-from rightcall.functions import Function, FunctionSet
+from rightcall.functions import Function, FunctionSet, State, States
 
 SPLITS = ("train", "validation", "test")
 
@@ -66,6 +66,17 @@ class Task(ABC):
         """How the answer was reached, where the task can tell. Called for finished chains."""
         del problem, chain
         return Judgement()
+
+    def states(self, problem: Problem) -> Sequence[State]:
+        """What functions find when a chain of this problem begins, for those that need to know the
+        problem, such as one that reads it out. Any other state begins empty."""
+        del problem
+        return ()
+
+    def begin(self, problem: Problem) -> States:
+        """The states of a new chain. Raises `DefinitionError` if `states` fails."""
+        with task_errors(self, problem, "states"):
+            return {type(made): made for made in self.states(problem)}
 
     def prove(self, problem: Problem) -> Proved | Refuted | None:
         """A check of the gold answer that does not use the gold chain (for `tasks check`); None where

@@ -14,7 +14,7 @@ from random import Random
 
 from rightcall.chain import Message, Problem
 from rightcall.dialects import DIALECTS
-from rightcall.functions import FunctionSet, States, parse_calls
+from rightcall.functions import FunctionSet, parse_calls
 from rightcall.rendering import Rendered, Renderer
 from rightcall.task import Task
 from rightcall.tasks.fol.formula import ForAll, Formula, Implies, Not, Or, Xor, parse, to_text
@@ -31,7 +31,7 @@ def conversation(
     observation as the answer."""
     dialect = DIALECTS["python"]
     messages = list(dialect.prompt(task.instruction, functions, problem))
-    states: States = {}
+    states = task.begin(problem)
     last = ""
     for call in calls:
         result = dialect.run(call, functions, states)
