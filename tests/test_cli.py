@@ -88,7 +88,7 @@ def test_the_version_is_told(rightcall: Command) -> None:
         (("solve", "no.module:X"), "error: no such module: 'no.module'. A file is written"),
         (("tasks", "show", "rightcall.nothing:X"), "error: no such module: 'rightcall.nothing'"),
         (("tasks", "check", SUMS, "--functions", "shrt"), "no function subset of that name: 'shrt'"),
-        (("tasks", "show", "nofile.py:Task"), "error: no such task file: 'nofile.py'."),
+        (("tasks", "show", "nofile.py:Task"), "error: no such file: 'nofile.py'."),
         (
             ("tasks", "show", DATES, "test-0-7777"),
             "error: no such problem in dates, test",

@@ -17,11 +17,11 @@ SOURCE = Path(rightcall.__file__).parent
 
 LAYERS = (
     {"errors", "stats"},
-    {"chain", "settings", "files", "sandbox"},
+    {"chain", "settings", "files", "sandbox", "leaks"},
     {"functions"},
-    {"dialects", "task", "rendering", "models", "tree"},
+    {"dialects", "task", "rendering", "models", "tree", "tool_calls"},
     {"rollout", "search", "tasks"},
-    {"pairs", "train", "evaluate", "compare", "report", "check"},
+    {"pairs", "train", "evaluate", "compare", "report", "check", "importing", "exporting"},
     {"config", "terminal"},
     {"tree_view"},
     {"run"},

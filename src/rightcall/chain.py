@@ -103,6 +103,8 @@ class StopReason(StrEnum):
     """The conversation no longer fits the model."""
     REPLY_TRUNCATED = "reply_truncated"
     """A reply hit its length limit before the model ended its turn."""
+    RECORD_ENDED = "record_ended"
+    """A recorded chain goes no further, and no answer was recorded."""
     MODEL_ERROR = "model_error"
     """Infrastructure failed; the chain is errored and will be redone."""
 

@@ -16,9 +16,10 @@ import typer
 from rightcall.errors import ConfigError, DataError, RightCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from rightcall.chain import Chain, Problem
+    from rightcall.exporting import Written
     from rightcall.task import Task
 
 app = typer.Typer(
@@ -31,8 +32,10 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(help="List, show and check tasks.", invoke_without_command=True)
 pairs_app = typer.Typer(help="Make and inspect preference pairs.", no_args_is_help=True)
+export_app = typer.Typer(help="Write chains or pairs for other programs.", no_args_is_help=True)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(pairs_app, name="pairs")
+app.add_typer(export_app, name="export")
 
 TaskName = Annotated[
     str,
@@ -303,6 +306,165 @@ def collect(
         with terminal.progress(f"{source} on {task}", len(problems) * samples, finished) as on_chain:
             store = rollout.collect(setting, opened, problems, samples, out, on_chain)
     terminal.out().print(terminal.outcome_table(str(out), store.latest()))
+
+
+# --- import and export --------------------------------------------------------------------------
+
+
+@app.command("import")
+def import_(
+    importer: Annotated[
+        str,
+        typer.Argument(help="openai_chat, gsm8k_annotated, logic_lm, or my_importer.py:function."),
+    ],
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG", help="JSON lines, or one JSON list.")],
+    task: Annotated[str, typer.Option(help="A built-in task, a preset, or my_task.py:MyTask.")],
+    out: Annotated[Path, typer.Option(help="The chains file; what is in it already is not redone.")],
+    source: Annotated[str, typer.Option(help="The models' role: teacher, student, ...")] = "teacher",
+    model: Annotated[
+        str | None, typer.Option(help="The model's name, where the log does not tell.")
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Where to look for problems; may be repeated. All by default."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Problems of each split to look through.")] = 20_000,
+    own_problems: Annotated[
+        bool,
+        typer.Option("--own-problems", help="A record with a gold answer may be the problem itself."),
+    ] = False,
+    problems_out: Annotated[
+        Path | None,
+        typer.Option(help="The problems of the chains (JSONL); beside OUT if some are the log's own."),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="List records that cannot be read, and go on.")
+    ] = False,
+    prover: Annotated[
+        bool, typer.Option("--prover", help="Logic: say what classical logic finds, too.")
+    ] = False,
+    functions: Functions = None,
+    seed: Seed = 0,
+    option: Option = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="The whole report, as JSON.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Chains from logs of large models: every call executed again, every answer judged; resumable."""
+    from rightcall import importing, terminal
+    from rightcall.files import write_whole
+    from rightcall.importing.proving import ClassicalTally
+    from rightcall.task import SPLITS
+
+    loaded, chosen = _load(task, option), _names(functions)
+    reader = importing.load_importer(importer)
+    splits = split or list(SPLITS)
+    classical = ClassicalTally(loaded.function_set(chosen)) if prover else None
+    problems: dict[str, Problem] = {}
+    with terminal.progress(f"import into {task}", None) as advance:
+
+        def on_chain(problem: Problem, chain: Chain) -> None:
+            problems[problem.id] = problem
+            if classical is not None:
+                classical.add(problem, chain)
+            advance(chain)
+
+        made = importing.import_chains(
+            importing.read_logs(reader, logs, model=model, skip_bad=skip_bad),
+            loaded,
+            importing.every_problem(loaded, splits, count, seed),
+            out,
+            source=source,
+            functions=chosen,
+            own_problems=own_problems,
+            on_chain=on_chain,
+            looked_in=f"among the first {count} of {', '.join(splits)}",
+        )
+    if problems_out is None and made.own_problems:
+        problems_out = out.with_suffix(".problems.jsonl")
+    if problems_out is not None:
+        lines = (f"{problem.model_dump_json()}\n" for problem in problems.values())
+        write_whole(problems_out, "".join(lines))
+    if classical is not None:
+        made = made.model_copy(update={"classical": classical.figures()})
+    text = made.model_dump_json(indent=2)
+    if report_file is not None:
+        write_whole(report_file, text + "\n")
+    if as_json:
+        print(text)
+        return
+    for shown in [*made.tables(), *([classical.table()] if classical else [])]:
+        terminal.out().print(terminal.table(*shown))
+
+
+Form = Annotated[str, typer.Option("--as", help="openai, trl or parquet.")]
+ExportOut = Annotated[
+    Path, typer.Option(help="A file; or a folder for a data set with its card (README.md).")
+]
+ExportTask = Annotated[
+    str | None, typer.Option(help="The task of the chains, if it is not a built-in one.")
+]
+
+
+@export_app.command("chains")
+def export_chains(
+    chains: ChainsFiles,
+    out: ExportOut,
+    form: Form = "openai",
+    keep: Annotated[
+        str, typer.Option(help="all, correct, or right (for the right reason, as far as is known).")
+    ] = "all",
+    task: ExportTask = None,
+    option: Option = None,
+) -> None:
+    """Conversations with tool calls: to read, to share, or for fine-tuning (with --keep right)."""
+    from collections import Counter
+    from itertools import chain as joined
+
+    from rightcall import exporting
+
+    every = _every(chains)
+    first = next(every, None)
+    if first is None:
+        raise DataError("there are no chains", value=[str(path) for path in chains])
+    skipped: Counter[str] = Counter()
+    loaded = _load(task or first.task, option)
+    rows = exporting.chain_rows(joined([first], every), loaded, keep, skipped)
+    made = f"Chains of {loaded.name}, {keep} of them, by one function call after the other."
+    _show_export(exporting.write(rows, out, form=form, what="chains", made=made), skipped)
+
+
+@export_app.command("pairs")
+def export_pairs(
+    file: PairsFile,
+    out: ExportOut,
+    form: Form = "trl",
+    task: ExportTask = None,
+    option: Option = None,
+) -> None:
+    """Preference pairs with tool calls, as TRL takes them."""
+    from itertools import chain as joined
+
+    from rightcall import exporting, pairs
+
+    every = pairs.read_pairs(file)
+    first = next(every, None)
+    if first is None:
+        raise DataError("there are no pairs", value=str(file))
+    loaded = _load(task or first.task, option)
+    rows = exporting.pair_rows(joined([first], every), loaded)
+    made = f"Preference pairs from right and wrong chains of {loaded.name}."
+    _show_export(exporting.write(rows, out, form=form, what="pairs", made=made), {})
+
+
+def _show_export(made: Written, skipped: Mapping[str, int]) -> None:
+    from rightcall import terminal
+
+    rows: list[tuple[str, object]] = [("rows", made.rows)]
+    rows += [(f"left out: {why}", number) for why, number in skipped.items()]
+    rows += [("file", path) for path in made.files]
+    terminal.out().print(terminal.table("Export", ["", "value"], rows))
 
 
 # --- search and tree ----------------------------------------------------------------------------

@@ -249,6 +249,8 @@ def _turns(made: _Conversation, replies: Sequence[Step]) -> Generator[Request | 
             return _End(StopReason.MODEL_ERROR, error=str(reply))
         if reply.finish_reason == "context":
             return _End(StopReason.CONTEXT_WINDOW)
+        if reply.finish_reason == "end":
+            return _End(StopReason.RECORD_ENDED)
         result = yield made.call(reply)
         if given is not None and result.observation != given.observation:
             number = len(made.steps) + 1

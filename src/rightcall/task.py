@@ -120,7 +120,15 @@ class Task(ABC):
 BUILT_IN = {
     "fol": "rightcall.tasks.fol:FolTask",
     "math": "rightcall.tasks.math:MathTask",
+    "rules": "rightcall.tasks.rules:RulesTask",
+    "proofwriter": "rightcall.tasks.rules:ProofWriterTask",
+    "prontoqa": "rightcall.tasks.rules:ProntoQaTask",
     "gsm8k": "rightcall.tasks.gsm8k:Gsm8kTask",
+    "multiarith": "rightcall.tasks.multiarith:MultiArithTask",
+    "aqua": "rightcall.tasks.aqua:AquaTask",
+    "folio": "rightcall.tasks.folio:FolioTask",
+    "logical_entailment": "rightcall.tasks.logical_entailment:LogicalEntailmentTask",
+    "reasoning_gym": "rightcall.tasks.reasoning_gym:ReasoningGymTask",
 }
 """Name → where its class is. To add a task to the package: write its file and one line here."""
 
@@ -164,7 +172,7 @@ def load_task(spec: str, **options: Any) -> Task:
 
 def _task_class(target: str) -> type[Task]:
     place, _, attribute = target.rpartition(":")
-    module = _module_from_file(Path(place)) if place.endswith(".py") else _imported(place)
+    module = load_module(place)
     made = getattr(module, attribute, None)
     if not (isinstance(made, type) and issubclass(made, Task)):
         tasks = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Task)]
@@ -291,6 +299,12 @@ def _place_of(error: BaseException) -> str:
     return f"{Path(last.filename).name}, line {last.lineno}"
 
 
+def load_module(place: str) -> Any:
+    """A user's file, where the name ends with `.py`, or an installed module. Raises `DefinitionError`
+    that names the file's own fault."""
+    return _module_from_file(Path(place)) if place.endswith(".py") else _imported(place)
+
+
 def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -304,7 +318,7 @@ def _imported(name: str) -> Any:
 
 def _module_from_file(path: Path) -> Any:
     if not path.is_file():
-        raise DefinitionError("no such task file", value=str(path))
+        raise DefinitionError("no such file", value=str(path))
     name = f"rightcall_task_{path.stem}_{digest(str(path.resolve()))}"
     if name in sys.modules:
         return sys.modules[name]
@@ -321,7 +335,7 @@ def _module_from_file(path: Path) -> Any:
     except Exception as error:
         del sys.modules[name]
         raise DefinitionError(
-            f"the task file cannot be imported ({_place_of(error)})",
+            f"the file cannot be imported ({_place_of(error)})",
             value=f"{type(error).__name__}: {getattr(error, 'msg', error)}",
         ) from error
     except BaseException:

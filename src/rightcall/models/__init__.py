@@ -49,8 +49,9 @@ class Reply(Frozen):
 
     text: str
     """Without the stop token."""
-    finish_reason: Literal["stop", "length", "context"] = "stop"
-    """`length`: cut at `max_tokens`. `context`: the conversation no longer fits the model."""
+    finish_reason: Literal["stop", "length", "context", "end"] = "stop"
+    """`length`: cut at `max_tokens`. `context`: the conversation no longer fits the model. `end`: there
+    is no such turn, as the record that is played ends before it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     token_ids: tuple[int, ...] | None = None

@@ -9,7 +9,8 @@ is: no column is ever null and none changes its type from row to row.
 
 from __future__ import annotations
 
-from rightcall.pairs.files import check_leaks, normalised, read_pairs, write_pairs
+from rightcall.leaks import normalised
+from rightcall.pairs.files import check_leaks, read_pairs, write_pairs
 from rightcall.pairs.making import PairConfig, compare_strategies, make_pairs
 from rightcall.pairs.pair import Basis, PreferencePair, TurnIds
 from rightcall.pairs.statistics import PairStatistics, Spread, comparison_table, pair_statistics

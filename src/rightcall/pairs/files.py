@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,16 +10,8 @@ from typing import BinaryIO
 from rightcall.chain import Problem
 from rightcall.errors import DataError
 from rightcall.files import read_lines
+from rightcall.leaks import normalised
 from rightcall.pairs.pair import PreferencePair
-
-
-def normalised(question: str) -> str:
-    """A question's words, without case, punctuation and spacing.
-
-    >>> normalised("Ann  has 3 apples;\\nhow many?")
-    'ann has 3 apples how many'
-    """
-    return " ".join(re.findall(r"\w+|[^\w\s.,;:!?'\"]", question.casefold()))
 
 
 def check_leaks(training: Iterable[PreferencePair | Problem | str], test: Iterable[Problem]) -> int:

@@ -188,8 +188,8 @@ def _card(name: str, model: LlamaForCausalLM, measured: dict[str, dict[str, floa
         measured=measured,
         mistakes=[
             (task, (mistake.__doc__ or "").strip(), share)
-            for task, listed in corpus.MISTAKES.items()
-            for mistake, share in listed
+            for task in TASKS
+            for mistake, share in corpus.MISTAKES[task]
         ]
         if erring
         else [],

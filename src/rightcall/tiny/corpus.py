@@ -17,7 +17,19 @@ from rightcall.dialects import DIALECTS
 from rightcall.functions import FunctionSet, parse_calls
 from rightcall.rendering import Rendered, Renderer
 from rightcall.task import Task
-from rightcall.tasks.fol.formula import ForAll, Formula, Implies, Not, Or, Xor, parse, to_text
+from rightcall.tasks.fol.formula import (
+    And,
+    Atom,
+    ForAll,
+    Formula,
+    Implies,
+    Not,
+    Or,
+    Xor,
+    parse,
+    to_text,
+)
+from rightcall.tasks.rules.task import as_spelled
 
 Mistake = Callable[[Problem, list[str], Random], list[str] | None]
 """Gold calls → mistaken calls, or None where this mistake cannot be made. The last call, the stop,
@@ -110,6 +122,86 @@ def skipped_sentence(problem: Problem, calls: list[str], rng: Random) -> list[st
     return calls[:drop] + calls[drop + 1 :] if len(calls) > 2 else None
 
 
+# --- mistakes in formalising facts and rules ------------------------------------------------------
+
+
+def _rewritten(
+    problem: Problem, calls: list[str], misread: Callable[[str, Formula], Formula | None]
+) -> list[str] | None:
+    """The chain of a rule task with every sentence that `misread` trips over read wrongly."""
+    changed = list(calls)
+    told = zip(problem.metadata["sentences"], problem.metadata["premises"], strict=True)
+    for index, (sentence, text) in enumerate(told):
+        formula = misread(sentence, parse(text))
+        if formula is not None:
+            changed[index] = f'premise({index + 1}, "{as_spelled(to_text(formula), sentence)}")'
+    return changed if changed != calls else None
+
+
+def dropped_condition(problem: Problem, calls: list[str], rng: Random) -> list[str] | None:
+    """Of several conditions only the first is read."""
+    del rng
+
+    def misread(sentence: str, formula: Formula) -> Formula | None:
+        del sentence
+        match formula:
+            case ForAll(x, Implies(And(left, _), right)):
+                return ForAll(x, Implies(_first(left), right))
+        return None
+
+    return _rewritten(problem, calls, misread)
+
+
+def _first(formula: Formula) -> Formula:
+    return _first(formula.left) if isinstance(formula, And) else formula
+
+
+def unread_not(problem: Problem, calls: list[str], rng: Random) -> list[str] | None:
+    """ "Not" in the conclusion of a rule is passed over."""
+    del rng
+
+    def misread(sentence: str, formula: Formula) -> Formula | None:
+        del sentence
+        match formula:
+            case ForAll(x, Implies(left, Not(right))):
+                return ForAll(x, Implies(left, right))
+        return None
+
+    return _rewritten(problem, calls, misread)
+
+
+def turned_round(problem: Problem, calls: list[str], rng: Random) -> list[str] | None:
+    """ "All A are B" read as "all B are A"."""
+    del rng
+
+    def misread(sentence: str, formula: Formula) -> Formula | None:
+        match formula:
+            case ForAll(x, Implies(Atom() as left, Atom() as right)) if re.match(
+                r"(All|Each|Every)\b", sentence
+            ):
+                return ForAll(x, Implies(right, left))
+        return None
+
+    return _rewritten(problem, calls, misread)
+
+
+def swapped_roles(problem: Problem, calls: list[str], rng: Random) -> list[str] | None:
+    """Who does it to whom is swapped in facts: "the cat likes the dog" read as "the dog likes the
+    cat"."""
+    del rng
+
+    def misread(sentence: str, formula: Formula) -> Formula | None:
+        del sentence
+        match formula:
+            case Atom(name, (one, other)):
+                return Atom(name, (other, one))
+            case Not(Atom(name, (one, other))):
+                return Not(Atom(name, (other, one)))
+        return None
+
+    return _rewritten(problem, calls, misread)
+
+
 # --- mistakes in calculating ----------------------------------------------------------------------
 
 _CONFUSED = {"divide": "multiply", "percent_of": "multiply"}
@@ -136,6 +228,13 @@ MISTAKES: dict[str, tuple[tuple[Mistake, float], ...]] = {
         (skipped_sentence, 0.04),
     ),
     "math": ((skipped_step, 0.62), (wrong_operation, 0.3)),
+    "rules": (
+        (dropped_condition, 0.6),
+        (unread_not, 0.6),
+        (turned_round, 0.6),
+        (swapped_roles, 0.3),
+        (skipped_sentence, 0.04),
+    ),
 }
 """Per task: each mistake and the share of the chains that offer it in which it is made."""
 

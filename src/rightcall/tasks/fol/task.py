@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from rightcall.chain import Chain, Judgement, Problem
 from rightcall.errors import CallError, ConfigError, nearest
-from rightcall.functions import FunctionSet, Role, State, Stop, function
+from rightcall.functions import Function, FunctionSet, Role, State, Stop, function
 from rightcall.task import SPLITS, Proved, Refuted, Task
 from rightcall.tasks.fol import generator, prover
 from rightcall.tasks.fol.formula import (
@@ -102,7 +102,8 @@ def _refusal(decision: prover.Decision) -> str:
     return f"{_REFUTED} {decision.countermodel or 'it does not follow'}"
 
 
-def _answer(text: str) -> str | None:
+def read_answer(text: str) -> str | None:
+    """True, False or Unknown as a model may write it; None if it is none of them."""
     return _ANSWERS.get(text.strip().rstrip(".").lower())
 
 
@@ -171,7 +172,7 @@ def reason(thought: str) -> str:
 @function(example='stop("True")', role=Role.FLOW, trusted=True)
 def stop(answer: str) -> Stop:
     """End with the answer: True, False or Unknown."""
-    made = _answer(answer)
+    made = read_answer(answer)
     if made is None:
         raise CallError("not an answer", value=answer, remedy="Answer True, False or Unknown.")
     return Stop(made)
@@ -301,63 +302,42 @@ def _settled(record: Record, answer: str | None) -> bool | None:
     return any(_same(wanted, parse(text)) for text in (*record.derived, *record.premises))
 
 
-def _against_prover(chain: Chain) -> bool:
-    """Whether a chain stopped with another answer than the prover gave to the goal stated last."""
+def prover_said(chain: Chain) -> str | None:
+    """What the prover answered to the goal stated last; None if it was never asked."""
     said = [
         step.observation.text.partition(":")[0]
         for step in chain.steps
         if step.call is not None and step.call.name == "goal" and step.observation.failure is None
     ]
-    return bool(said) and said[-1] in _ANSWERS.values() and chain.answer not in (None, said[-1])
+    return said[-1] if said else None
+
+
+def against_prover(chain: Chain) -> bool:
+    """Whether a chain stopped with another answer than the prover gave to the goal stated last."""
+    said = prover_said(chain)
+    return said in _ANSWERS.values() and chain.answer not in (None, said)
 
 
 # --- the task -------------------------------------------------------------------------------------
 
 
-class FolTask(Task):
-    """Theories told in English with a statement that is true, false or unknown.
+class Formalising(Task):
+    """What the tasks have in common whose texts are formalised and decided by the prover: functions,
+    answers, and the judgement by the gold formulas, `metadata["premises"]` and `metadata["goal"]`."""
 
-    `hops` (fewest, most) and `max_sentences` bound a theory's size: short theories first make a
-    curriculum. `provers` says how labels are proved: 2 (by Z3 and by cvc5), 1 (by Z3) or 0 (not).
-    `words` bounds how many words of each kind theories are made of (20 or more; None for all), and
-    `made_up` is the share of theories whose predicates are invented words.
-    """
-
-    name = "fol"
     instruction = (
         "Is the last statement true, false or unknown, given the sentences before it? "
         "Write every sentence as a formula with the text's own words."
     )
-    functions = (premise, goal, claim, derive, reason, stop)
+    functions: Sequence[Function] = (premise, goal, claim, derive, reason, stop)
     subsets = {
         "prove": ("premise", "goal", "stop"),
         "derive": ("premise", "claim", "derive", "reason", "stop"),
     }
     default_subset = "prove"
 
-    def __init__(
-        self,
-        hops: Sequence[int] = (1, 5),
-        max_sentences: int = 12,
-        provers: int = 2,
-        words: int | None = None,
-        made_up: float = generator.MADE_UP_SHARE,
-    ) -> None:
-        self.size = generator.Size(_pair(hops), max_sentences, words, made_up)
-        if provers not in (0, 1, 2):
-            raise ConfigError("labels are proved by 0, 1 or 2 provers", value=provers)
-        self.provers = provers
-
-    def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
-        """See `Task`. The generator never ends, so a count is needed."""
-        if split not in SPLITS:
-            raise ConfigError("no split of that name", value=split, remedy=nearest(split, SPLITS))
-        if count is None:
-            raise ConfigError("fol problems are generated without end", remedy="Say how many you want.")
-        return generator.problems(seed, split, count, size=self.size, provers=self.provers)
-
     def verify(self, problem: Problem, answer: str) -> bool:
-        return _answer(answer) == _answer(problem.answer)
+        return read_answer(answer) == read_answer(problem.answer)
 
     def judge(self, problem: Problem, chain: Chain) -> Judgement:
         """The process is right if each gold formula, the goal included, has an equivalent recorded
@@ -391,13 +371,13 @@ class FolTask(Task):
             evidence.append("that nothing can be derived was not tried")
         elif not settled:
             evidence.append("the answer was not derived")
-        elif _against_prover(chain):
+        elif against_prover(chain):
             evidence.append("the answer is not the prover's")
         wrong = {*record.steps_of(extra), *record.refuted}
         wrong |= {index for index, text in record.goals if not same_meaning(gold_goal, text)}
         if missing and not extra and record.goals:
             wrong.add(record.goals[-1][0])
-        if chain.answer is not None and (settled is False or _against_prover(chain)):
+        if chain.answer is not None and (settled is False or against_prover(chain)):
             wrong.add(len(chain.steps) - 1)
         return Judgement(
             process_correct=settled if not missing and not extra and goal_exact else False,
@@ -427,6 +407,39 @@ class FolTask(Task):
             if _SHOWN[verdict] != problem.answer:
                 return Refuted(f"the label is {problem.answer}, {engine} says: {_SHOWN[verdict]}")
         return Proved()
+
+
+class FolTask(Formalising):
+    """Theories told in English with a statement that is true, false or unknown.
+
+    `hops` (fewest, most) and `max_sentences` bound a theory's size: short theories first make a
+    curriculum. `provers` says how labels are proved: 2 (by Z3 and by cvc5), 1 (by Z3) or 0 (not).
+    `words` bounds how many words of each kind theories are made of (20 or more; None for all), and
+    `made_up` is the share of theories whose predicates are invented words.
+    """
+
+    name = "fol"
+
+    def __init__(
+        self,
+        hops: Sequence[int] = (1, 5),
+        max_sentences: int = 12,
+        provers: int = 2,
+        words: int | None = None,
+        made_up: float = generator.MADE_UP_SHARE,
+    ) -> None:
+        self.size = generator.Size(_pair(hops), max_sentences, words, made_up)
+        if provers not in (0, 1, 2):
+            raise ConfigError("labels are proved by 0, 1 or 2 provers", value=provers)
+        self.provers = provers
+
+    def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
+        """See `Task`. The generator never ends, so a count is needed."""
+        if split not in SPLITS:
+            raise ConfigError("no split of that name", value=split, remedy=nearest(split, SPLITS))
+        if count is None:
+            raise ConfigError("fol problems are generated without end", remedy="Say how many you want.")
+        return generator.problems(seed, split, count, size=self.size, provers=self.provers)
 
 
 _DERIVING = {"premise", "claim", "derive", "stop"}

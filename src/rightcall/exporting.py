@@ -1,0 +1,348 @@
+"""Chains and pairs → files that other programs train on.
+
+    openai   conversations with `tool_calls` (JSON lines), the tools beside them
+    trl      preference pairs (prompt, chosen, rejected) or SFT conversations, for TRL
+    parquet  the same rows in columns
+
+Calls become `tool_calls` with their arguments as JSON text: the arguments that the model gave and no
+others (columns of objects would be filled up with nulls). A turn whose text is not just its call keeps
+the text beside it, and a turn that makes no call by name stays text; so `openai_chat` reads everything
+back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rightcall.chain import JSON, Chain, Message, Outcome
+from rightcall.dialects import DIALECTS, conversation
+from rightcall.errors import ConfigError, DataError, nearest
+from rightcall.functions import FunctionSet
+from rightcall.pairs import PreferencePair
+from rightcall.task import Task
+from rightcall.tool_calls import is_bare, named_arguments, named_text, read_call
+
+Turn = dict[str, JSON]
+"""A message in the form of the OpenAI API."""
+Row = dict[str, JSON]
+
+KEPT: dict[str, Callable[[Chain], bool]] = {
+    "all": lambda chain: True,
+    "correct": lambda chain: chain.outcome is Outcome.CORRECT,
+    "right": lambda chain: chain.right_for_the_right_reason,
+}
+"""Which chains: all, those with a right answer, those that are right for the right reason."""
+
+
+# --- messages -----------------------------------------------------------------------------------
+
+
+class Native:
+    """Turns conversations of a task, as chains and pairs hold them, into `tool_calls`."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._sets: dict[str, FunctionSet] = {}
+        self._subsets = [task.default_subset, "all", *task.subsets]
+
+    def functions(self, prompt: Sequence[Message]) -> FunctionSet:
+        """The functions that a prompt shows. Raises `DataError` if no subset of the task's is shown so:
+        the task has changed since, or it is another one."""
+        shown = prompt[0]["content"] if prompt else ""
+        if shown not in self._sets:
+            self._sets[shown] = self._found(shown)
+        return self._sets[shown]
+
+    def _found(self, shown: str) -> FunctionSet:
+        from rightcall.chain import Problem
+
+        nothing = Problem(id="", question="", answer="")
+        for subset in self._subsets:
+            functions = self.task.function_set(subset)
+            for dialect in DIALECTS.values():
+                said = dialect.prompt(self.task.instruction, functions, nothing)[0]["content"]
+                if said == shown:
+                    return functions
+        raise DataError(
+            f"the prompt shows no functions of task {self.task.name} as they are now",
+            value=shown[:200],
+            remedy="Give the task and the options with which the chains were collected.",
+        )
+
+    def turns(self, messages: Sequence[Message], functions: FunctionSet, first: int = 1) -> list[Turn]:
+        """A conversation in the API's form; `first` numbers its first call."""
+        made: list[Turn] = []
+        pending = None
+        for message in messages:
+            if message["role"] == "system":
+                made.append({"role": "system", "content": self.task.instruction})
+            elif message["role"] == "assistant":
+                pending = f"call_{first}"
+                made.append(said := _assistant(message["content"], functions, pending))
+                first += 1
+                pending = pending if "tool_calls" in said else None
+            elif pending is not None:
+                made.append({"role": "tool", "tool_call_id": pending, "content": message["content"]})
+                pending = None
+            else:
+                made.append({"role": message["role"], "content": message["content"]})
+        return made
+
+
+def _assistant(reply: str, functions: FunctionSet, name: str) -> Turn:
+    """A turn of the model. The text stays where the call does not say it all."""
+    call = read_call(reply, functions)
+    given = None if call is None else named_arguments(call, functions)
+    if call is None or given is None:
+        return {"role": "assistant", "content": reply}
+    same = is_bare(reply) and read_call(named_text(call.name, given, functions), functions) == call
+    return {
+        "role": "assistant",
+        "content": "" if same else reply,
+        "tool_calls": [
+            {
+                "id": name,
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": json.dumps(given, ensure_ascii=False),
+                },
+            }
+        ],
+    }
+
+
+def tools(functions: FunctionSet) -> list[JSON]:
+    """The schemas of functions, as the API takes them."""
+    return [made.schema for made in functions]
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def chain_rows(
+    chains: Iterable[Chain], task: Task, keep: str = "all", skipped: Counter[str] | None = None
+) -> Iterator[Row]:
+    """A row for each chain: `messages`, `tools`, and what it is. Errored chains are left out; so is a
+    last turn that may have been cut."""
+    if keep not in KEPT:
+        raise ConfigError("no such choice of chains", value=keep, remedy=nearest(keep, KEPT))
+    native, left = Native(task), Counter[str]() if skipped is None else skipped
+    for chain in chains:
+        if chain.task != task.name:
+            raise DataError(
+                f"a chain of another task than {task.name}", value=f"{chain.task}, {chain.key}"
+            )
+        if chain.outcome is Outcome.ERRORED:
+            left["errored"] += 1
+        elif not KEPT[keep](chain):
+            left[f"not {keep}"] += 1
+        else:
+            yield _chain_row(chain, native)
+
+
+def _chain_row(chain: Chain, native: Native) -> Row:
+    functions = native.functions(chain.prompt)
+    steps = chain.steps[:-1] if chain.maybe_cut else chain.steps
+    messages = conversation(chain.prompt, steps, DIALECTS[chain.dialect])
+    return {
+        "messages": native.turns(messages, functions),
+        "tools": tools(functions),
+        "task": chain.task,
+        "problem_id": chain.problem_id,
+        "model": chain.model,
+        "source": chain.source,
+        "key": chain.key,
+        "answer": chain.answer or "",
+        "outcome": chain.outcome.value,
+        "right_for_the_right_reason": chain.right_for_the_right_reason,
+    }
+
+
+def pair_rows(pairs: Iterable[PreferencePair], task: Task) -> Iterator[Row]:
+    """A row for each pair: `prompt`, `chosen`, `rejected`, `tools`, and where it comes from."""
+    native = Native(task)
+    for pair in pairs:
+        functions = native.functions(pair.prompt)
+        before = sum(message["role"] == "assistant" for message in pair.prompt)
+        # A prompt may end with the observation of its last call: the calls are numbered through.
+        yield {
+            "prompt": native.turns(pair.prompt, functions),
+            "chosen": native.turns(pair.chosen, functions, before + 1),
+            "rejected": native.turns(pair.rejected, functions, before + 1),
+            "tools": tools(functions),
+            "task": pair.task,
+            "problem_id": pair.problem_id,
+            "strategy": pair.strategy,
+            "basis": pair.basis.value,
+            "chosen_source": pair.chosen_source,
+            "rejected_source": pair.rejected_source,
+        }
+
+
+def as_text_column(row: Row) -> Row:
+    """The row with `tools` as JSON text: schemas differ from function to function, and a column of
+    them would be filled up with nulls. TRL reads either form."""
+    return {**row, "tools": json.dumps(row["tools"], ensure_ascii=False)}
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export wrote."""
+
+    files: tuple[Path, ...]
+    rows: int
+    counts: Mapping[str, Mapping[str, int]]
+    """Column → value → rows, of the columns that tell rows apart."""
+
+
+_COUNTED = (
+    "task", "model", "source", "outcome", "right_for_the_right_reason", "strategy", "basis",
+    "chosen_source", "rejected_source",
+)  # fmt: skip
+
+
+def write(rows: Iterable[Row], out: str | Path, *, form: str, what: str, made: str) -> Written:
+    """Write rows as `openai` or `trl` (JSON lines) or as `parquet`: to a file, or to a folder with a
+    data set card. `what` is "chains" or "pairs"; `made` is a sentence for the card about how they were
+    made. A file appears whole or not at all. Raises `ConfigError`; `DataError` if there is no row."""
+    if form not in FORMS:
+        raise ConfigError("no such form", value=form, remedy=nearest(form, FORMS))
+    out = Path(out)
+    suffix = ".parquet" if form == "parquet" else ".jsonl"
+    file = out if out.suffix else out / f"train{suffix}"
+    counts: dict[str, Counter[str]] = {}
+    counted = _counted(rows if form == "openai" else map(as_text_column, rows), counts)
+    number = _whole(file, _write_parquet if form == "parquet" else _write_lines, counted)
+    files = [file]
+    if file != out:
+        card = out / "README.md"
+        card.write_text(data_card(what, made, form, number, counts), encoding="utf-8")
+        files.append(card)
+    return Written(tuple(files), number, counts)
+
+
+FORMS = ("openai", "trl", "parquet")
+
+
+def _counted(rows: Iterable[Row], counts: dict[str, Counter[str]]) -> Iterator[Row]:
+    for row in rows:
+        for column in _COUNTED:
+            if column in row:
+                counts.setdefault(column, Counter())[str(row[column])] += 1
+        yield row
+
+
+def _whole(file: Path, writer: Callable[[Path, Iterator[Row]], int], rows: Iterator[Row]) -> int:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        number = writer(partial, rows)
+        if not number:
+            raise DataError("there is nothing to write", value=str(file))
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return number
+
+
+def _write_lines(file: Path, rows: Iterator[Row]) -> int:
+    number = 0
+    with file.open("w", encoding="utf-8") as lines:
+        for row in rows:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            number += 1
+    return number
+
+
+_ROWS_AT_ONCE = 1000
+
+
+def _write_parquet(file: Path, rows: Iterator[Row]) -> int:
+    """In groups of rows, all with the columns of `_schema`."""
+    from itertools import islice
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number, writer = 0, None
+    try:
+        while batch := list(islice(rows, _ROWS_AT_ONCE)):
+            number += len(batch)
+            table = pa.Table.from_pylist(batch, schema=_schema(batch[0]))
+            writer = writer or pq.ParquetWriter(file, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    return number
+
+
+def _schema(row: Row) -> Any:
+    """The columns' types: known beforehand, as a first row may have no call."""
+    import pyarrow as pa
+
+    called = pa.struct([("name", pa.string()), ("arguments", pa.string())])
+    call = pa.struct([("id", pa.string()), ("type", pa.string()), ("function", called)])
+    turn = [("role", pa.string()), ("content", pa.string()), ("tool_call_id", pa.string())]
+    turns = pa.list_(pa.struct([*turn, ("tool_calls", pa.list_(call))]))
+    kinds = {list: turns, bool: pa.bool_(), str: pa.string()}
+    return pa.schema([(name, kinds[type(value)]) for name, value in row.items()])
+
+
+def data_card(
+    what: str, made: str, form: str, rows: int, counts: Mapping[str, Mapping[str, int]]
+) -> str:
+    """A data set card (README.md) for the hub. The licence is the user's to choose."""
+    from rightcall import __version__
+
+    suffix = "parquet" if form == "parquet" else "jsonl"
+    tables = [
+        f"| {column.replace('_', ' ')} | rows |\n|---|---|\n"
+        + "\n".join(f"| {_cell(value)} | {number} |" for value, number in sorted(found.items()))
+        for column, found in counts.items()
+    ]
+    columns = "prompt, chosen, rejected" if what == "pairs" else "messages"
+    return f"""---
+# license: the licence is yours to choose; mind those of the problems and of the models
+tags:
+- function-calling
+- tool-use
+- rightcall
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: train.{suffix}
+---
+
+# {rows:,} {"preference pairs" if what == "pairs" else "chains of function calls"}
+
+## Columns
+
+- `{columns}`: conversations with `tool_calls` whose arguments are JSON text
+- `tools`: the schemas of the functions{"" if form == "openai" else ", as JSON text"}
+- the rest: where a row comes from
+
+## How it was made
+
+{made} RightCall {__version__} executed every call and judged every answer; observations are what the
+functions gave.
+
+## What it holds
+
+{(chr(10) * 2).join(tables)}
+"""
+
+
+def _cell(value: str) -> str:
+    return value.replace("|", "\\|").replace("\n", " ")

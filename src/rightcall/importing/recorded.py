@@ -1,0 +1,206 @@
+"""What a log recorded, read line by line: the nouns that importers give, and how a log is opened.
+
+An importer is one function from a record of a log to what it recorded, in our words:
+
+    def my_importer(record, place):
+        yield Recorded(
+            question=record["problem"],
+            calls=[RecordedCall(reply=c["text"], result=c["output"]) for c in record["calls"]],
+            final=record["answer"],
+        )
+
+Whatever it raises says that this record cannot be read: the message names the file and the line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from rightcall.chain import JSON, Frozen, Problem
+from rightcall.errors import DataError, DefinitionError, RightCallError, first_fault, nearest
+from rightcall.task import load_module
+
+
+class Place(Frozen):
+    """Where a record stands."""
+
+    file: str
+    line: int
+    """From 1; in a file that is one JSON list, the number of the record."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}"
+
+
+class RecordedCall(Frozen):
+    """One turn of the model: a reply with a call in Python syntax, or a call by name and arguments."""
+
+    reply: str = ""
+    """What the model wrote: one call in Python syntax, or whatever it wrote where it made none. With
+    `name`, the words beside the call."""
+    name: str | None = None
+    """The function, where the log has the call apart from the words."""
+    arguments: dict[str, JSON] = Field(default_factory=dict)
+    """By name."""
+    result: str | None = None
+    """What the log has as the call's result; None if it has none."""
+
+
+class Recorded(Frozen):
+    """One attempt of one model at one problem, as a log has it. `problem_id`, `question` or `problem`
+    says which problem it is."""
+
+    calls: tuple[RecordedCall, ...]
+    """In order. They need not stop: see `final` and `answers`."""
+    problem_id: str | None = None
+    question: str | None = None
+    gold: str | None = None
+    """The right answer, where the log has it."""
+    problem: Problem | None = None
+    """The record as a problem of the task, where the importer can make one; otherwise one is made of
+    `question` and `gold` if it is asked for."""
+    model: str = "recorded"
+    sample: int | None = None
+    """Which attempt of this model at this problem; None numbers them as they come."""
+    final: str | None = None
+    """The answer, where it is not an argument of the last call: the task's stop function is called
+    with it."""
+    answers: tuple[str, ...] = ()
+    """Where the model wrote a program and gave no answer itself: the answers that the result of the
+    last call may give. The chain stops with the one that the result is or begins with."""
+    correct: bool | None = None
+    """The publisher's own verdict."""
+    notes: tuple[str, ...] = ()
+    """What the importer had to decide; counted in the report."""
+
+
+class Unreadable(Frozen):
+    """A record that could not be read."""
+
+    place: Place
+    fault: str
+
+
+Importer = Callable[[Mapping[str, Any], Place], Iterable[Recorded]]
+"""From a record and its place to the attempts in it: one, or one for each of several models."""
+
+IMPORTERS = {
+    "openai_chat": "rightcall.importing.openai_chat:openai_chat",
+    "gsm8k_annotated": "rightcall.importing.gsm8k_annotated:gsm8k_annotated",
+    "logic_lm": "rightcall.importing.logic_lm:logic_lm",
+}
+"""Name → where the function is. To add one to the package: write its file and one line here."""
+
+
+def load_importer(spec: str) -> Importer:
+    """An importer by name, by `path/to/file.py:function`, or by `module:function`. Raises
+    `DefinitionError`."""
+    target = IMPORTERS.get(spec, spec)
+    module, colon, name = target.rpartition(":")
+    if not colon:
+        known = nearest(spec, IMPORTERS)
+        raise DefinitionError(
+            "unknown importer", value=spec, remedy=f"{known} Your own: path/to/file.py:function."
+        )
+    loaded = vars(load_module(module))
+    if not callable(made := loaded.get(name)):
+        functions = [one for one, value in loaded.items() if callable(value)]
+        raise DefinitionError(
+            f"{module} has no importer of that name", value=name, remedy=nearest(name, functions)
+        )
+    importer: Importer = made
+    return importer
+
+
+def read_log(
+    importer: Importer, path: str | Path, *, model: str | None = None, skip_bad: bool = False
+) -> Iterator[tuple[Place, Recorded] | Unreadable]:
+    """What a log holds, in order: JSON lines, or a file that is one JSON list.
+
+    `model` names the model where the log does not. A record that cannot be read is a `DataError` that
+    names its place and fault, or is given as `Unreadable` if `skip_bad`; nothing of it is imported.
+    """
+    for place, text in _records(Path(path)):
+        try:
+            found = _read(importer, text, place)
+        except DataError as error:
+            if not skip_bad:
+                raise DataError(
+                    f"{place}, cannot be imported: {error.fault}",
+                    value=error.value,
+                    remedy=error.remedy or "Mend the line, or skip such lines and have them listed.",
+                ) from error
+            yield Unreadable(place=place, fault=str(error))
+            continue
+        for one in found:
+            yield place, one if model is None else one.model_copy(update={"model": model})
+
+
+def read_logs(
+    importer: Importer, paths: Iterable[str | Path], *, model: str | None = None, skip_bad: bool = False
+) -> Iterator[tuple[Place, Recorded] | Unreadable]:
+    """What several logs hold, one after the other."""
+    for path in paths:
+        yield from read_log(importer, path, model=model, skip_bad=skip_bad)
+
+
+def _read(importer: Importer, text: str | Mapping[str, JSON], place: Place) -> list[Recorded]:
+    try:
+        record = json.loads(text) if isinstance(text, str) else text
+        if not isinstance(record, Mapping):
+            raise DataError("the record is no JSON object", value=str(text)[:80])
+        return [_checked(one) for one in importer(record, place)]
+    except DataError:
+        raise
+    except RightCallError as error:
+        raise DataError(error.fault, value=error.value, remedy=error.remedy) from error
+    except ValidationError as error:
+        raise DataError("a field is wrong", value=first_fault(error)) from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"it is no JSON ({error.msg})", value=str(text)[:80]) from error
+    except KeyError as error:
+        raise DataError("a field is missing", value=error.args[0] if error.args else None) from error
+    except Exception as error:  # the importer may be a user's: what it cannot read is a bad record
+        raise DataError(
+            "the importer failed", value=f"{type(error).__name__}: {str(error)[:200]}"
+        ) from error
+
+
+def _checked(one: object) -> Recorded:
+    """What an importer gave, if a chain can hold it."""
+    if not isinstance(one, Recorded):
+        raise DataError("the importer gave something else than Recorded", value=type(one).__name__)
+    try:
+        one.model_dump_json()
+    except PydanticSerializationError as error:
+        raise DataError("a text is no UTF-8 (a lone surrogate)") from error
+    return one
+
+
+def _records(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
+    if not path.is_file():
+        raise DataError("no such log", value=str(path))
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        if file.read(1) == "[":
+            file.seek(0)
+            yield from _listed(path, file.read())
+            return
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield Place(file=path.name, line=number), line
+
+
+def _listed(path: Path, text: str) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
+    try:
+        records = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON list", value=str(error)) from error
+    for number, record in enumerate(records, 1):
+        yield Place(file=path.name, line=number), record

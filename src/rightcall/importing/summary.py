@@ -1,0 +1,312 @@
+"""What an import found: counted, compared with what was recorded, and every difference listed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from pydantic import Field
+
+from rightcall.chain import Chain, Frozen, Outcome
+from rightcall.importing.recorded import Place, Recorded, Unreadable
+from rightcall.tasks.math.numbers import read_number
+
+SHOWN = 10
+"""Of each list on the terminal; a report file has them all."""
+
+
+class Table(NamedTuple):
+    """A table to be shown."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
+class Difference(Frozen):
+    """A call whose result, as recorded, is not what our function gave."""
+
+    place: Place
+    model: str
+    problem_id: str
+    step: int
+    """From 1."""
+    reply: str
+    recorded: str
+    computed: str
+
+
+class Disagreement(Frozen):
+    """An attempt of which the publisher's verdict is not ours."""
+
+    place: Place
+    model: str
+    problem_id: str
+    answer: str | None
+    """What the chain stopped with."""
+    gold: str
+    published: bool
+
+
+class Unplaced(Frozen):
+    """An attempt at a problem that the task does not have."""
+
+    place: Place
+    problem: str
+    """Its id, or the beginning of its question."""
+
+
+class ModelFigures(Frozen):
+    """The attempts of one model. Shares are of `chains`."""
+
+    chains: int = 0
+    clean: int = 0
+    """No call failed: a program parses."""
+    answered: int = 0
+    """It came to an answer: a program executes."""
+    correct: int = 0
+    """The answer is right: it agrees with gold."""
+    right_reason: int = 0
+    """And nothing is known against the process."""
+    published: int = 0
+    """Attempts with a verdict of the publisher's."""
+    agreed: int = 0
+    """Of these: our verdict is the same."""
+
+
+class ImportReport(Frozen):
+    """The outcome of an import, whichever part of it was done before."""
+
+    task: str
+    functions: tuple[str, ...]
+    records: int
+    """Attempts in the log, unreadable records not counted."""
+    chains: int
+    """Attempts that are chains now; those of `records` that are not are in the lists below."""
+    already_there: int
+    """Of the chains: imported before."""
+    duplicates: tuple[Place, ...]
+    """Attempts that the log holds twice."""
+    without_problem: tuple[Unplaced, ...]
+    unreadable: tuple[Unreadable, ...]
+    own_problems: int
+    """Problems that the log itself gave."""
+    looked_in: str = ""
+    """Where the problems were looked for."""
+    calls: int
+    """Re-executed."""
+    failed: int
+    """Calls that gave an error."""
+    exact: int
+    """The recorded result came out again, as text or as a number."""
+    rounded: int
+    """The recorded number is ours, rounded or cut at its last decimal."""
+    different: tuple[Difference, ...]
+    unrecorded: int
+    """Calls without a recorded result."""
+    disagreements: tuple[Disagreement, ...]
+    notes: dict[str, int]
+    """What importers had to decide."""
+    models: dict[str, ModelFigures] = Field(default_factory=dict)
+    classical: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """Model → what the prover says of its formulas → chains, where that was asked for."""
+
+    def tables(self) -> list[Table]:
+        """What to show of it, the longest lists cut."""
+        return [self._counts(), self._by_model(), *self._lists()]
+
+    def _counts(self) -> Table:
+        compared = self.exact + self.rounded + len(self.different)
+        rows: list[tuple[str, object]] = [
+            ("attempts in the log", self.records),
+            ("chains", self.chains),
+            ("  of these imported before", self.already_there),
+            ("held twice, imported once", len(self.duplicates)),
+            ("without a problem", len(self.without_problem)),
+            ("unreadable records", len(self.unreadable)),
+            ("problems that the log itself gave", self.own_problems),
+            ("calls re-executed", self.calls),
+            ("  of these failed", self.failed),
+            ("results compared", compared),
+            ("  the same", self.exact),
+            ("  rounded in the log", self.rounded),
+            ("  different", len(self.different)),
+            ("calls without a recorded result", self.unrecorded),
+            *((f"note: {note}", count) for note, count in sorted(self.notes.items())),
+        ]
+        return Table(f"Import into {self.task}", ["", "count"], rows)
+
+    def _by_model(self) -> Table:
+        rows = [
+            (
+                model,
+                found.chains,
+                *(
+                    f"{count} ({share(count, found.chains)})"
+                    for count in (found.clean, found.answered, found.correct, found.right_reason)
+                ),
+                f"{found.agreed} of {found.published}" if found.published else "",
+            )
+            for model, found in sorted(self.models.items())
+        ]
+        columns = ["model", "chains", "all calls run", "answered", "correct", "right reason"]
+        return Table("", [*columns, "publisher agrees"], rows)
+
+    def _lists(self) -> list[Table]:
+        lists: list[tuple[str, list[str], Sequence[tuple[object, ...]]]] = [
+            (
+                "Results that came out different",
+                ["call", "recorded", "computed", "where"],
+                [(d.reply, d.recorded, d.computed, d.place) for d in self.different],
+            ),
+            (
+                "The publisher's verdict is another",
+                ["answer", "gold", "published", "model", "where"],
+                [
+                    (d.answer, d.gold, "right" if d.published else "wrong", d.model, d.place)
+                    for d in self.disagreements
+                ],
+            ),
+            (
+                "Without a problem" + (f" ({self.looked_in})" if self.looked_in else ""),
+                ["problem", "where"],
+                [(d.problem, d.place) for d in self.without_problem],
+            ),
+            ("Held twice", ["where"], [(place,) for place in self.duplicates]),
+            ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
+        ]
+        return [
+            Table(f"{title}: {_first(len(rows))}", columns, rows[:SHOWN])
+            for title, columns, rows in lists
+            if rows
+        ]
+
+
+def _first(count: int) -> str:
+    return str(count) if count <= SHOWN else f"the first {SHOWN} of {count}"
+
+
+def share(count: int, total: int) -> str:
+    """A share in percent."""
+    return f"{count / total:.1%}" if total else "-"
+
+
+_FLOAT_ERROR = Fraction(1, 10**12)
+
+
+def same_result(recorded: str, computed: str) -> str:
+    """`exact`, `rounded` or `different`. Numbers are compared as values; a recorded one with d decimals
+    is rounded if it is less than one unit of the last of them away from the computed one, or no
+    further than floating point is (1e-12 of it).
+
+    >>> same_result("3.33", "10/3"), same_result("$9.00", "9"), same_result("3.3", "3.5")
+    ('rounded', 'exact', 'different')
+    """
+    if recorded.strip() == computed.strip():
+        return "exact"
+    stated, value = read_number(recorded), read_number(computed)
+    if stated is None or value is None:
+        return "different"
+    if stated == value:
+        return "exact"
+    if abs(stated - value) <= abs(value) * _FLOAT_ERROR:
+        return "rounded"
+    places = len(recorded.strip().partition(".")[2].rstrip("%"))
+    return "rounded" if abs(stated - value) < Fraction(1, 10**places) else "different"
+
+
+class Tally:
+    """Counts attempts as they become chains."""
+
+    def __init__(self, task: str, functions: Sequence[str]) -> None:
+        self.task, self.functions = task, tuple(functions)
+        self.records = self.chains = self.already_there = 0
+        self.calls = self.failed = self.unrecorded = 0
+        self.kinds: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        self.models: dict[str, Counter[str]] = {}
+        self.different: list[Difference] = []
+        self.disagreements: list[Disagreement] = []
+        self.duplicates: list[Place] = []
+        self.without_problem: list[Unplaced] = []
+        self.unreadable: list[Unreadable] = []
+        self.own: set[str] = set()
+
+    def chain(self, place: Place, recorded: Recorded, gold: str, chain: Chain, *, fresh: bool) -> None:
+        self.chains += 1
+        self.already_there += not fresh
+        self._compare(place, recorded, chain)
+        self._figures(recorded, chain)
+        right = chain.outcome is Outcome.CORRECT
+        if recorded.correct is not None and recorded.correct is not right:
+            self.disagreements.append(
+                Disagreement(
+                    place=place,
+                    model=chain.model,
+                    problem_id=chain.problem_id,
+                    answer=chain.answer,
+                    gold=gold,
+                    published=recorded.correct,
+                )
+            )
+
+    def _compare(self, place: Place, recorded: Recorded, chain: Chain) -> None:
+        self.calls += len(chain.steps)
+        self.failed += len(chain.failures)
+        self.unrecorded += len(chain.steps) - min(len(chain.steps), len(recorded.calls))
+        if left := len(recorded.calls) - len(chain.steps):
+            self.notes["calls after the chain's end, not run"] += max(0, left)
+        for number, (said, step) in enumerate(zip(recorded.calls, chain.steps, strict=False), 1):
+            if said.result is None:
+                self.unrecorded += 1
+                continue
+            kind = same_result(said.result, step.observation.text)
+            self.kinds[kind] += 1
+            if kind == "different":
+                self.different.append(
+                    Difference(
+                        place=place,
+                        model=chain.model,
+                        problem_id=chain.problem_id,
+                        step=number,
+                        reply=step.reply,
+                        recorded=said.result,
+                        computed=step.observation.text,
+                    )
+                )
+
+    def _figures(self, recorded: Recorded, chain: Chain) -> None:
+        right = chain.outcome is Outcome.CORRECT
+        counts = self.models.setdefault(chain.model, Counter())
+        counts["chains"] += 1
+        counts["clean"] += not chain.failures
+        counts["answered"] += chain.answer is not None
+        counts["correct"] += right
+        counts["right_reason"] += chain.right_for_the_right_reason
+        counts["published"] += recorded.correct is not None
+        counts["agreed"] += recorded.correct is right
+
+    def report(self, looked_in: str) -> ImportReport:
+        return ImportReport(
+            task=self.task,
+            functions=self.functions,
+            records=self.records,
+            chains=self.chains,
+            already_there=self.already_there,
+            duplicates=tuple(self.duplicates),
+            without_problem=tuple(self.without_problem),
+            unreadable=tuple(self.unreadable),
+            own_problems=len(self.own),
+            looked_in=looked_in,
+            calls=self.calls,
+            failed=self.failed,
+            exact=self.kinds["exact"],
+            rounded=self.kinds["rounded"],
+            different=tuple(self.different),
+            unrecorded=self.unrecorded,
+            disagreements=tuple(self.disagreements),
+            notes={note: count for note, count in self.notes.items() if count},
+            models={model: ModelFigures(**counts) for model, counts in self.models.items()},
+        )

@@ -1,0 +1,137 @@
+"""ProofWriter and PrOntoQA, formalised sentence by sentence.
+
+Both are told in controlled English, which `rightcall.tasks.rules.english` reads: the gold formulas are
+its readings, for the data sets ship none. That a reading is right shows in the labels: forward
+chaining over the gold formulas reaches them (`rightcall tasks check proofwriter` counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rightcall.chain import Problem
+from rightcall.tasks.fol import prover
+from rightcall.tasks.fol.formula import parse
+from rightcall.tasks.fol.prover import Verdict
+from rightcall.tasks.reading import DataSet, Hub, fields, no_problem, problem_id
+from rightcall.tasks.rules.english import sentences
+from rightcall.tasks.rules.task import RuleTask, problem_of
+
+_LETTERS = {"A": "True", "B": "False", "C": "Unknown"}
+_ANSWERS = ("True", "False", "Unknown")
+_CLASSICAL = {
+    Verdict.ENTAILED: "True",
+    Verdict.CONTRADICTED: "False",
+    Verdict.UNDECIDED: "Unknown",
+    Verdict.INCONSISTENT: "contradiction",
+    Verdict.GAVE_UP: "undecided in time",
+}
+
+
+class _FromData(RuleTask):
+    """Problems from files or the hub, split by their theory: the statements about one theory are never
+    in two splits."""
+
+    data: DataSet
+
+    def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
+        """See `DataSet.problems`."""
+        return self.data.problems(split, count, seed)
+
+
+def _theory(problem: Problem) -> str:
+    return problem_id("theory", *problem.metadata["sentences"])
+
+
+class ProofWriterTask(_FromData):
+    """ProofWriter, open world (Tafjord et al. 2021, arXiv 2012.13048), as Logic-LM published it.
+
+    `path` is a folder with `train.json` and `dev.json` (the test split), or one file of training
+    problems: lists or lines of objects with `id`, `context`, `question`, `answer`. `shares` says how
+    many percent of the training problems make a split of which there is no file.
+    """
+
+    name = "proofwriter"
+
+    def __init__(self, path: str | None = None, shares: Mapping[str, int] | None = None) -> None:
+        self.shares = dict(shares) if shares is not None else None
+        self.data = DataSet.at(
+            path,
+            name=self.name,
+            read=proofwriter_problem,
+            files={"train": ("train.json*",), "test": ("dev.json*", "test.json*")},
+            hub=Hub("renma/ProofWriter", splits={"train": "validation"}),
+            group=_theory,
+            shares=shares,
+        )
+
+    def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
+        """How many labels classical logic decides otherwise: it reasons by cases and backwards, where
+        the data set's rules only go forward."""
+        return {"classical logic differs": sum(classical(p) != p.answer for p in problems)}
+
+
+def classical(problem: Problem) -> str:
+    """What a prover for classical logic says of the gold formulas."""
+    premises = tuple(parse(text) for text in problem.metadata["premises"])
+    verdict = prover.decide(premises, parse(problem.metadata["goal"]), countermodel=False).verdict
+    return _CLASSICAL[verdict]
+
+
+def proofwriter_problem(record: Any, place: str) -> Problem:
+    """From an object of the data set's files."""
+    id, context, question, answer = fields(
+        record, place, "ProofWriter", "id", "context", "question", "answer"
+    )
+    return _problem(id, context, question, answer, place, record)
+
+
+class ProntoQaTask(_FromData):
+    """PrOntoQA (Saparov and He 2023, arXiv 2210.01240): Logic-LM's problems about made-up kinds, and
+    the problems about real ones with their chains of thought.
+
+    `path` is a folder with `*.jsonl` files (or `train.json` and `test.json`), or one file. `test` is
+    what is tested: the share in percent of the theories, 100 for all of them.
+    """
+
+    name = "prontoqa"
+
+    def __init__(self, path: str | None = None, shares: Mapping[str, int] | None = None) -> None:
+        self.shares = dict(shares) if shares is not None else None
+        self.data = DataSet.at(
+            path,
+            name=self.name,
+            read=prontoqa_problem,
+            files={"train": ("*.json", "*.jsonl")},
+            hub=Hub("renma/ProntoQA", splits={"train": "validation"}),
+            group=_theory,
+            shares={"validation": 10, "test": 50} if shares is None else shares,
+        )
+
+
+def prontoqa_problem(record: Any, place: str) -> Problem:
+    """From an object of either kind of file: with `context` and `question`, or with the theory as
+    `question` and the statement as `query`."""
+    if isinstance(record, dict) and "query" in record:
+        theory, query, answer = fields(record, place, "PrOntoQA", "question", "query", "answer")
+        return _problem(problem_id("prontoqa", theory, query), theory, query, answer, place, record)
+    id, context, question, answer = fields(
+        record, place, "PrOntoQA", "id", "context", "question", "answer"
+    )
+    return _problem(id, context, question, answer, place, record)
+
+
+def _problem(id: str, context: str, question: str, answer: str, place: str, record: Any) -> Problem:
+    """The statement is the last sentence of the question, after "true or false?" or "True or
+    false:"."""
+    statement = question.rpartition("?")[2].rpartition(":")[2].strip()
+    label = _LETTERS.get(answer, answer)
+    if label not in _ANSWERS or not statement:
+        raise no_problem(
+            place,
+            "ProofWriter or PrOntoQA",
+            record,
+            "Needed is an answer A, B, C, True, False or Unknown",
+        )
+    return problem_of(id, sentences(context), statement, label)

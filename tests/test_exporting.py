@@ -1,0 +1,369 @@
+"""Chains and pairs in the forms of other programs, and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rightcall import cli
+from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
+from rightcall.errors import ConfigError, DataError
+from rightcall.exporting import chain_rows, pair_rows, write
+from rightcall.functions import FunctionSet, Role, Stop, function
+from rightcall.importing import Place, import_chains
+from rightcall.importing.openai_chat import openai_chat
+from rightcall.models.scripted import Scripted
+from rightcall.pairs import make_pairs, write_pairs
+from rightcall.rollout import Budget, Job, Setting, rollouts
+from rightcall.task import Task
+from rightcall.tool_calls import call_text, named_arguments, named_text, read_call
+from toys import SumTask
+
+SUMS = str(Path(__file__).with_name("toys.py")) + ":SumTask"
+
+
+@function(example="keep(1, [2], more=None)", trusted=True)
+def keep(first: Any, second: Any = 0, *, more: Any = 1) -> str:
+    """Show what was given."""
+    return repr((first, second, more))
+
+
+@function(example='gather("a", 1, 2)', trusted=True)
+def gather(name: str, *numbers: float) -> str:
+    """Show numbers."""
+    return f"{name}{list(numbers)}"
+
+
+@function(example='stop("5")', role=Role.FLOW, trusted=True)
+def stop(answer: str) -> Stop:
+    """End."""
+    return Stop(answer)
+
+
+class Anything(Task):
+    """One problem, for functions that take anything."""
+
+    name = "anything"
+    instruction = "Do anything."
+    functions = (keep, gather, stop)
+    subsets = {"short": ("keep", "stop")}
+
+    def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
+        yield Problem(id="one", question="What?", answer="5")
+
+
+TASK = Anything()
+
+
+def played(*replies: str, task: Task = TASK, subset: str | None = None, steps: int = 20) -> Chain:
+    """The chain of a model that replies so, on a task's first training problem."""
+    setting = Setting(task, task.function_set(subset), "teacher", budget=Budget(steps=steps))
+    problem = next(task.problems("train", 1))
+    return next(rollouts(setting, Scripted(list(replies), name="large"), [Job(problem)]))
+
+
+def imported_again(chains: list[Chain], folder: Path, task: Task = TASK) -> list[Chain]:
+    """Chains after a way out and back, in order."""
+    rows = list(chain_rows(chains, task))
+    entries = [
+        (Place(file="log", line=number), one)
+        for number, row in enumerate(rows, 1)
+        for one in openai_chat(json.loads(json.dumps(row)), Place(file="log", line=number))
+    ]
+    out = folder / "again.jsonl"
+    out.unlink(missing_ok=True)
+    report = import_chains(entries, task, task.problems("train", 1), out)
+    assert report.different == ()
+    assert report.unreadable == report.without_problem == ()
+    return sorted(ChainStore(out).latest(), key=lambda chain: chain.sample)
+
+
+def essence(chain: Chain) -> list[Any]:
+    return [
+        [(step.call, step.observation) for step in chain.steps],
+        chain.answer,
+        chain.outcome,
+        chain.prompt,
+    ]
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=4), inner, max_size=3
+        )
+    ),
+    max_leaves=5,
+)
+KEEP_CALLS = st.builds(
+    lambda args, kwargs: call_text("keep", args, kwargs),
+    st.lists(JSON_VALUES, max_size=4),
+    st.dictionaries(st.sampled_from(["first", "second", "more", "other"]), JSON_VALUES, max_size=3),
+)
+GATHER_CALLS = st.builds(
+    lambda args, kwargs: call_text("gather", args, kwargs),
+    st.lists(st.text("ab", max_size=2) | st.floats(-1e9, 1e9), max_size=4),
+    st.dictionaries(st.sampled_from(["name", "numbers"]), JSON_VALUES, max_size=1),
+)
+REPLIES = st.one_of(
+    KEEP_CALLS,
+    GATHER_CALLS,
+    st.just("I think that I keep it.\nkeep(1)"),
+    st.just("keep(1) keep(2)"),
+    st.just("nothing(1, two=2)"),
+    st.just("keep(1"),
+    st.just(""),
+    st.just("Hm."),
+    st.just("```\nkeep( 1,2 )\n```"),
+)
+
+
+@given(st.lists(REPLIES, max_size=4))
+def test_the_way_out_and_back_is_the_identity(
+    tmp_path_factory: pytest.TempPathFactory, replies: list[str]
+) -> None:
+    chain = played(*replies, 'stop("5")')
+    (again,) = imported_again([chain], tmp_path_factory.mktemp("again"))
+    assert essence(again) == essence(chain)
+
+
+def test_chains_that_did_not_stop_come_back_as_they_are(tmp_path: Path) -> None:
+    chains = [played("keep(1)", "keep(2)", steps=2), played("Hm.", "Hm.", steps=2)]
+    again = imported_again(chains, tmp_path)
+    assert [essence(chain) for chain in again] == [essence(chain) for chain in chains]
+    assert {chain.stop_reason for chain in again} == {StopReason.RECORD_ENDED}
+
+
+def test_arguments_are_those_that_were_given_and_no_others() -> None:
+    (row,) = chain_rows([played("keep(None)", "gather('a')", 'stop("5")')], TASK)
+    calls = [turn["tool_calls"][0]["function"] for turn in row["messages"] if "tool_calls" in turn]
+    assert calls == [
+        {"name": "keep", "arguments": '{"first": null}'},
+        {"name": "gather", "arguments": '{"name": "a"}'},
+        {"name": "stop", "arguments": '{"answer": "5"}'},
+    ]
+
+
+def test_a_row_holds_what_the_api_wants() -> None:
+    (row,) = chain_rows([played("keep(1, 2)", "Hm.", "I stop: stop('5')")], TASK)
+    system, user, first, result, words, error, last, answer = row["messages"]
+    assert (system["content"], user["content"]) == ("Do anything.", "What?")
+    assert (first["content"], first["tool_calls"][0]["id"]) == ("", "call_1")
+    assert result == {"role": "tool", "tool_call_id": "call_1", "content": "(1, 2, 1)"}
+    assert words == {"role": "assistant", "content": "Hm."}
+    assert (error["role"], error["content"][:6]) == ("user", "Error:")
+    assert (last["content"], last["tool_calls"][0]["id"]) == ("I stop: stop('5')", "call_3")
+    assert answer["content"] == "5"
+    assert row["tools"] == [made.schema for made in Anything.functions]
+    assert (row["model"], row["outcome"], row["answer"]) == ("large", "correct", "5")
+
+
+def test_the_tools_of_a_row_are_those_that_its_prompt_shows() -> None:
+    (row,) = chain_rows([played('stop("5")', subset="short")], TASK)
+    assert [tool["function"]["name"] for tool in row["tools"]] == ["keep", "stop"]
+
+
+def test_only_the_chains_that_were_asked_for_are_written() -> None:
+    task = SumTask()
+    right = played("add(0, 7)", 'stop("7")', task=task)
+    lucky, wrong = played('stop("7")', task=task), played('stop("8")', task=task)
+    errored = right.model_copy(update={"outcome": Outcome.ERRORED, "error": "gone"})
+    chains = [right, lucky, wrong, errored]
+    assert [len(list(chain_rows(chains, task, keep))) for keep in ("all", "correct", "right")] == [
+        3,
+        2,
+        1,
+    ]
+    with pytest.raises(ConfigError, match=r"no such choice.*'rihgt'.*'right'"):
+        list(chain_rows(chains, task, "rihgt"))
+
+
+def test_a_turn_that_may_have_been_cut_is_left_out() -> None:
+    chain = played("keep(1)", 'stop("5")')
+    cut = chain.model_copy(update={"stop_reason": StopReason.REPLY_TRUNCATED})
+    (row,) = chain_rows([cut], TASK)
+    assert [turn["role"] for turn in row["messages"]] == ["system", "user", "assistant", "tool"]
+
+
+def test_chains_of_another_task_or_of_other_functions_are_refused() -> None:
+    chain = played('stop("5")')
+    with pytest.raises(DataError, match="a chain of another task than sums"):
+        list(chain_rows([chain], SumTask()))
+    changed = Anything()
+    changed.instruction = "Do something."
+    with pytest.raises(DataError, match="the prompt shows no functions of task anything"):
+        list(chain_rows([chain], changed))
+
+
+@given(st.lists(JSON_VALUES, max_size=3), st.dictionaries(st.just("more"), JSON_VALUES))
+def test_a_call_by_name_is_read_as_it_was_given(args: list[Any], kwargs: dict[str, Any]) -> None:
+    functions = FunctionSet(Anything.functions)
+    call = read_call(call_text("keep", args, kwargs), functions)
+    assert call is not None
+    given_names = named_arguments(call, functions)
+    if len(args) > 2:
+        assert given_names is None
+    else:
+        assert given_names is not None
+        assert read_call(named_text("keep", given_names, functions), functions) == call
+
+
+# --- data sets ----------------------------------------------------------------------------------
+
+
+def mixed() -> list[Chain]:
+    task = SumTask()
+    return [
+        played("add(0, 7)", 'stop("7")', task=task),
+        played("add(0, 7)", "Hm.", 'stop("8")', task=task).model_copy(update={"key": "b"}),
+    ]
+
+
+def test_a_folder_gets_the_data_and_its_card(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    rows = chain_rows(mixed(), SumTask())
+    made = write(rows, tmp_path / "set", form="openai", what="chains", made="Chains.")
+    assert [path.name for path in made.files] == ["train.jsonl", "README.md"]
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "# 2 chains of function calls" in card
+    assert "| incorrect | 1 |" in card
+    assert "# license:" in card
+    loaded = load_dataset(str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.num_rows == 2
+
+
+def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    rows = list(chain_rows(mixed(), SumTask()))
+    file = tmp_path / "chains.parquet"
+    write(rows, file, form="parquet", what="chains", made="")
+    for row, read in zip(rows, pq.read_table(file).to_pylist(), strict=True):
+        turns = [{k: v for k, v in turn.items() if v is not None} for turn in read["messages"]]
+        assert turns == row["messages"]
+        assert json.loads(read["tools"]) == row["tools"]
+        assert read["outcome"] == row["outcome"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "chains.jsonl"
+    write(chain_rows(mixed(), SumTask()), file, form="openai", what="chains", made="")
+    before = file.read_bytes()
+    with pytest.raises(DataError, match="another task"):
+        write(chain_rows([*mixed(), played("keep(1)", 'stop("5")')], SumTask()), file,
+              form="openai", what="chains", made="")  # fmt: skip
+    with pytest.raises(DataError, match="nothing to write"):
+        write([], file, form="openai", what="chains", made="")
+    with pytest.raises(ConfigError, match=r"no such form.*'openai'"):
+        write([], file, form="opnai", what="chains", made="")
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_sides_of_a_pair_go_on_from_its_prompt(tmp_path: Path) -> None:
+    pairs = list(make_pairs(mixed()))
+    (row, *_) = pair_rows(pairs, SumTask())
+    assert row["prompt"][0]["content"] == "Add."
+    for side in ("chosen", "rejected"):
+        turns = [*row["prompt"], *row[side]]
+        ids = [turn["tool_calls"][0]["id"] for turn in turns if "tool_calls" in turn]
+        assert len(set(ids)) == len(ids)
+        assert row[side][0]["role"] == row[side][-1]["role"] == "assistant"
+
+
+TEMPLATE = (
+    "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
+    "{% for c in m['tool_calls'] or [] %}{{ c['function']['name'] }}{{ c['function']['arguments'] }}"
+    "{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the library that is tried out, not ours
+def test_trl_trains_one_step_on_an_exported_preference_set(tmp_path: Path) -> None:
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    from tiny_models import build_tiny
+
+    folder = tmp_path / "model"
+    build_tiny("llama", folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    file = tmp_path / "pairs.jsonl"
+    write(pair_rows(make_pairs(mixed()), SumTask()), file, form="trl", what="pairs", made="")
+    data = load_dataset("json", data_files=str(file), split="train", cache_dir=str(tmp_path))
+    trainer = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder),
+        ref_model=AutoModelForCausalLM.from_pretrained(folder),
+        args=DPOConfig(
+            output_dir=str(tmp_path / "out"),
+            max_steps=1,
+            per_device_train_batch_size=1,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+            disable_tqdm=True,
+        ),
+        train_dataset=data,
+        processing_class=tokenizer,
+    )
+    result = trainer.train()
+    assert result.global_step == 1
+    assert result.training_loss == pytest.approx(0.6931, abs=1e-3)
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rightcall(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs the command line in this process: its exit code and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["rightcall", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out + err
+
+    return run
+
+
+def test_the_commands_write_chains_and_pairs(
+    rightcall: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    chains, pairs = tmp_path / "chains.jsonl", tmp_path / "pairs.jsonl"
+    ChainStore(chains).append(mixed())
+    write_pairs(make_pairs(mixed()), pairs)
+    code, shown = rightcall(
+        "export", "chains", chains, "--task", SUMS, "--keep", "right", "--out", tmp_path / "out.jsonl"
+    )
+    assert (code, "left out: not right" in shown) == (0, True)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
+    code, _ = rightcall("export", "pairs", pairs, "--task", SUMS, "--out", tmp_path / "set")
+    assert code == 0
+    row = json.loads((tmp_path / "set" / "train.jsonl").read_text().splitlines()[0])
+    assert {"prompt", "chosen", "rejected", "tools"} <= row.keys()
+    code, shown = rightcall("export", "chains", chains, "--out", tmp_path / "x.jsonl")
+    assert (code, "unknown task" in shown) == (2, True)

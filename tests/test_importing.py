@@ -1,0 +1,637 @@
+"""Logs become chains: every call executed again, every answer judged, nothing lost silently."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rightcall import cli
+from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
+from rightcall.errors import DataError, DefinitionError, FailureKind
+from rightcall.importing import (
+    ImportReport,
+    Place,
+    Recorded,
+    RecordedCall,
+    Unreadable,
+    every_problem,
+    import_chains,
+    load_importer,
+    read_log,
+)
+from rightcall.importing.logic_lm import Program, align, words_of
+from rightcall.importing.logic_lm import logic_lm as logic_lm_importer
+from rightcall.importing.openai_chat import openai_chat
+from rightcall.importing.proving import classical_answer
+from rightcall.importing.summary import same_result
+from rightcall.task import load_task
+from rightcall.tasks.fol.formula import parse
+from toys import SumTask
+
+PLACE = Place(file="log.jsonl", line=1)
+SUMS = str(Path(__file__).with_name("toys.py")) + ":SumTask"
+
+
+def attempt(*replies: str, **fields: Any) -> tuple[Place, Recorded]:
+    """An attempt at the first training problem, "What is 0 + 7?"."""
+    made = {"problem_id": "train-0-0", "model": "large", **fields}
+    return PLACE, Recorded(calls=tuple(RecordedCall(reply=text) for text in replies), **made)
+
+
+def imported(entries: Sequence[Any], out: Path, **options: Any) -> tuple[ImportReport, list[Chain]]:
+    task = SumTask()
+    report = import_chains(entries, task, every_problem(task, ("train",), 10), out, **options)
+    return report, list(ChainStore(out).latest())
+
+
+def write_log(path: Path, *records: Any) -> Path:
+    lines = [one if isinstance(one, str) else json.dumps(one) for one in records]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+# --- running again ------------------------------------------------------------------------------
+
+
+def test_a_call_is_run_again_and_a_recorded_result_that_differs_is_reported(tmp_path: Path) -> None:
+    calls = (
+        RecordedCall(reply="add(0, 7)", result="8"),
+        RecordedCall(reply='stop("7")', result="7"),
+    )
+    entry = (PLACE, Recorded(problem_id="train-0-0", model="large", calls=calls, correct=False))
+    report, (chain,) = imported([entry], tmp_path / "c.jsonl")
+    assert [step.observation.text for step in chain.steps] == ["7", "7"]
+    assert chain.outcome is Outcome.CORRECT
+    assert (chain.source, chain.model, chain.sample) == ("teacher", "large", 0)
+    assert (report.calls, report.exact, report.rounded, report.failed) == (2, 1, 0, 0)
+    (different,) = report.different
+    assert (different.reply, different.recorded, different.computed) == ("add(0, 7)", "8", "7")
+    assert (different.step, str(different.place)) == (1, "log.jsonl, line 1")
+    (other,) = report.disagreements
+    assert (other.answer, other.gold, other.published) == ("7", "7", False)
+    assert report.models["large"].agreed == 0
+
+
+def test_a_final_answer_becomes_a_stop_and_a_record_without_one_ends_there(tmp_path: Path) -> None:
+    entries = [attempt("add(0, 7)", final="7"), attempt("add(0, 7)"), attempt(final='say "hi"')]
+    report, chains = imported(entries, tmp_path / "c.jsonl")
+    right, endless, quoted = sorted(chains, key=lambda chain: chain.sample)
+    assert right.steps[-1].reply == 'stop("7")'
+    assert (right.outcome, right.stop_reason) == (Outcome.CORRECT, StopReason.STOPPED)
+    assert (endless.outcome, endless.stop_reason) == (Outcome.INCORRECT, StopReason.RECORD_ENDED)
+    assert endless.answer is None
+    assert quoted.answer == 'say "hi"'
+    assert (report.models["large"].answered, report.models["large"].chains) == (2, 3)
+
+
+def test_the_answer_of_a_program_is_what_its_last_call_gives(tmp_path: Path) -> None:
+    entries = [attempt("add(0, 7)", answers=("7", "8")), attempt("add(0, 1)", answers=("7", "8"))]
+    _, (given_one, other) = imported(entries, tmp_path / "c.jsonl")
+    assert given_one.answer == "7"
+    assert other.answer is None
+
+
+def test_a_failing_call_stays_in_its_chain(tmp_path: Path) -> None:
+    report, (chain,) = imported([attempt("ad(0, 7)", "Hm.", 'stop("7")')], tmp_path / "c.jsonl")
+    assert chain.failures == (FailureKind.UNKNOWN_FUNCTION, FailureKind.NO_CALL)
+    assert chain.outcome is Outcome.CORRECT
+    assert report.failed == 2
+    assert report.models["large"].clean == 0
+
+
+def test_calls_after_the_end_of_a_chain_are_counted(tmp_path: Path) -> None:
+    report, (chain,) = imported([attempt('stop("7")', "add(1, 2)")], tmp_path / "c.jsonl")
+    assert len(chain.steps) == 1
+    assert report.notes == {"calls after the chain's end, not run": 1}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "computed", "kind"),
+    [
+        ("7", "7", "exact"),
+        (" $1,200.00", "1200", "exact"),
+        ("3.33", "10/3", "rounded"),
+        ("3", "3.5", "rounded"),
+        ("1.6666666666666665", "5/3", "rounded"),
+        ("3.3", "3.5", "different"),
+        ("7", "Error: no", "different"),
+        ("noted", "note", "different"),
+    ],
+)
+def test_a_recorded_result_is_compared_as_text_then_as_a_number(
+    recorded: str, computed: str, kind: str
+) -> None:
+    assert same_result(recorded, computed) == kind
+
+
+# --- which problem, which attempt ---------------------------------------------------------------
+
+
+def test_a_problem_is_found_by_its_question_up_to_spacing_and_case(tmp_path: Path) -> None:
+    entry = attempt('stop("8")', problem_id=None, question="what is  1 + 7")
+    _, (chain,) = imported([entry], tmp_path / "c.jsonl")
+    assert chain.problem_id == "train-0-1"
+
+
+def test_an_id_whose_question_is_another_one_is_not_that_problem(tmp_path: Path) -> None:
+    report, chains = imported([attempt(question="What is 5 + 5?")], tmp_path / "c.jsonl")
+    assert chains == []
+    assert [one.problem for one in report.without_problem] == ["train-0-0"]
+    assert (report.records, report.chains) == (1, 0)
+
+
+def test_a_record_with_a_gold_answer_is_a_problem_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    entry = attempt('stop("10")', problem_id=None, question="What is 5 + 5?", gold="10")
+    report, chains = imported([entry], tmp_path / "a.jsonl")
+    assert (chains, len(report.without_problem)) == ([], 1)
+    told: list[Problem] = []
+    report, chains = imported(
+        [entry],
+        tmp_path / "b.jsonl",
+        own_problems=True,
+        on_chain=lambda problem, chain: told.append(problem),
+    )
+    assert chains[0].outcome is Outcome.CORRECT
+    assert report.own_problems == 1
+    assert told[0].metadata["origin"] == "log"
+
+
+def test_models_are_told_apart_and_attempts_are_numbered_as_they_come(tmp_path: Path) -> None:
+    entries = [attempt('stop("7")'), attempt('stop("7")', model="other"), attempt('stop("6")')]
+    report, chains = imported(entries, tmp_path / "c.jsonl")
+    assert sorted((c.model, c.sample, c.answer) for c in chains) == [
+        ("large", 0, "7"),
+        ("large", 1, "6"),
+        ("other", 0, "7"),
+    ]
+    assert {name: found.correct for name, found in report.models.items()} == {"large": 1, "other": 1}
+
+
+def test_the_same_attempt_twice_is_imported_once_and_another_of_its_number_refused(
+    tmp_path: Path,
+) -> None:
+    same = [attempt('stop("7")', sample=0)] * 3
+    report, chains = imported(same, tmp_path / "a.jsonl")
+    assert (len(chains), len(report.duplicates), report.records) == (1, 2, 3)
+    with pytest.raises(DataError, match=r"line 1, is another attempt.*sample 0"):
+        imported([*same, attempt('stop("8")', sample=0)], tmp_path / "b.jsonl")
+
+
+def test_an_import_goes_on_where_it_was_killed_and_reports_on_all(tmp_path: Path) -> None:
+    entries = [attempt(f'stop("{n}")') for n in range(5, 9)]
+    whole, chains = imported(entries, tmp_path / "whole.jsonl")
+    out = tmp_path / "part.jsonl"
+    imported(entries[:2], out)
+    out.write_bytes(out.read_bytes() + b'{"key": "cut')
+    resumed, again = imported(entries, out)
+    assert resumed.already_there == 2
+    assert resumed.model_copy(update={"already_there": 0}) == whole
+    assert {c.key: c.answer for c in again} == {c.key: c.answer for c in chains}
+    before = out.read_bytes()
+    imported(entries, out)
+    assert out.read_bytes() == before
+
+
+def test_a_log_that_has_changed_since_is_refused(tmp_path: Path) -> None:
+    imported([attempt('stop("7")')], tmp_path / "c.jsonl")
+    with pytest.raises(DataError, match="is not what was imported from it before"):
+        imported([attempt('stop("8")')], tmp_path / "c.jsonl")
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def conversation(*turns: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "What is 0 + 7?"}, *turns], **fields}
+
+
+def called(name: str, arguments: str, id: str = "c1") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+STOPPED = conversation({"role": "assistant", "content": "7"})
+
+
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [
+        ("{not json", "line 2, cannot be imported: it is no JSON"),
+        ("[1]", "line 2, cannot be imported: the record is no JSON object"),
+        ('{"text": 1}', "line 2, cannot be imported: a field is missing: 'messages'"),
+        ('{"messages": [{"role": "boss"}]}', "turn 1 has no known role: 'boss'"),
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "a text is no UTF-8"),
+        ('{"messages": [{"role": "assistant", "tool_calls": [7]}]}', "the importer failed"),
+    ],
+)
+def test_a_bad_line_is_named_or_listed(tmp_path: Path, bad: str, fault: str) -> None:
+    log = write_log(tmp_path / "log.jsonl", STOPPED, bad, STOPPED)
+    with pytest.raises(DataError, match=r"log\.jsonl, line 2") as error:
+        list(read_log(openai_chat, log))
+    assert fault in str(error.value)
+    found = list(read_log(openai_chat, log, skip_bad=True))
+    assert [isinstance(one, Unreadable) for one in found] == [False, True, False]
+    report, chains = imported(found, tmp_path / "c.jsonl")
+    assert len(chains) == 2
+    assert report.unreadable[0].place.line == 2
+
+
+def test_a_log_may_be_one_json_list(tmp_path: Path) -> None:
+    log = tmp_path / "log.json"
+    log.write_text(json.dumps([STOPPED, STOPPED]), encoding="utf-8")
+    assert [entry[0].line for entry in read_log(openai_chat, log)] == [1, 2]  # type: ignore[index]
+
+
+def test_an_importer_of_ones_own_is_one_file(tmp_path: Path, rightcall: Callable[..., str]) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from rightcall.importing import Recorded, RecordedCall\n"
+        "def sums(record, place):\n"
+        "    calls = tuple(RecordedCall(reply=f'add({a}, {b})', result=str(a + b))"
+        " for a, b in record['sums'])\n"
+        "    yield Recorded(question=record['q'], calls=calls, final=record['a'])\n"
+    )
+    log = write_log(tmp_path / "log.jsonl", {"q": "What is 0 + 7?", "sums": [[0, 7]], "a": "7"})
+    out = tmp_path / "chains.jsonl"
+    shown = rightcall(
+        "import", f"{mine}:sums", log, "--task", SUMS, "--count", 5, "--model", "large", "--out", out
+    )
+    (chain,) = ChainStore(out)
+    assert (chain.model, chain.outcome) == ("large", Outcome.CORRECT)
+    assert "large" in shown
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ("openai", "unknown importer: 'openai'. Did you mean 'openai_chat'?"),
+        ("nofile.py:f", "no such file: 'nofile.py'"),
+        ("rightcall.importing.openai_chat:openai_chatt", "Did you mean 'openai_chat'?"),
+    ],
+)
+def test_an_importer_that_is_not_there_is_named_with_the_nearest(spec: str, fault: str) -> None:
+    with pytest.raises(DefinitionError) as error:
+        load_importer(spec)
+    assert fault in str(error.value)
+
+
+# --- openai -------------------------------------------------------------------------------------
+
+
+def chains_of(tmp_path: Path, *records: dict[str, Any]) -> tuple[ImportReport, list[Chain]]:
+    log = write_log(tmp_path / "log.jsonl", *records)
+    return imported(list(read_log(openai_chat, log)), tmp_path / "c.jsonl")
+
+
+def test_tool_calls_are_run_again_and_parallel_ones_become_successive_steps(tmp_path: Path) -> None:
+    record = conversation(
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [called("add", '{"b": 7, "a": 0}'), called("add", '{"a": 1, "b": 1}', "c2")],
+        },
+        {"role": "tool", "tool_call_id": "c2", "content": "2"},
+        {"role": "tool", "tool_call_id": "c1", "content": "9"},
+        {"role": "assistant", "content": "7"},
+        model="gpt",
+    )
+    report, (chain,) = chains_of(tmp_path, record)
+    assert [step.reply for step in chain.steps] == ["add(0, 7)", "add(1, 1)", 'stop("7")']
+    assert chain.outcome is Outcome.CORRECT
+    assert (report.exact, [d.recorded for d in report.different]) == (1, ["9"])
+    assert report.notes == {
+        "last text taken as the answer": 1,
+        "turn with several calls, made successive steps": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "reply", "failure"),
+    [
+        (called("sub", '{"a": 1}'), "sub(a=1)", FailureKind.UNKNOWN_FUNCTION),
+        (called("add", '{"a": 1'), 'add({"a": 1)', FailureKind.UNPARSABLE),
+        (called("add", ""), "add()", FailureKind.MISSING_ARGUMENT),
+        (called("add", '{"a": null, "b": 2}'), "add(None, 2)", FailureKind.WRONG_TYPE),
+        (called("add", '{"a-b": 1}'), 'add(**{"a-b": 1})', FailureKind.UNPARSABLE),
+        (called("add", '{"a": 1, "b": 2, "c": 3}'), "add(1, 2, c=3)", FailureKind.UNEXPECTED_ARGUMENT),
+    ],
+)
+def test_a_wrong_tool_call_is_kept_as_a_call_that_failed(
+    tmp_path: Path, call: dict[str, Any], reply: str, failure: FailureKind
+) -> None:
+    _, (chain,) = chains_of(tmp_path, conversation({"role": "assistant", "tool_calls": [call]}))
+    assert [(s.reply, s.observation.failure) for s in chain.steps] == [(reply, failure)]
+
+
+def test_words_beside_a_call_are_kept_unless_they_would_be_read_as_another(tmp_path: Path) -> None:
+    def spoken(words: str) -> dict[str, Any]:
+        call = called("add", '{"a": 0, "b": 7}')
+        return conversation({"role": "assistant", "content": words, "tool_calls": [call]})
+
+    report, chains = chains_of(tmp_path, spoken("I add."), spoken("add(0, b=7)"), spoken("add(9, 9)"))
+    replies = [chain.steps[0].reply for chain in sorted(chains, key=lambda chain: chain.sample)]
+    assert replies == ["I add.\nadd(0, 7)", "add(0, b=7)", "add(0, 7)"]
+    assert {chain.steps[0].observation.text for chain in chains} == {"7"}
+    assert report.notes == {"words beside a call left out: they would be read as another call": 1}
+
+
+def test_the_first_form_of_function_calls_and_contents_in_parts_are_read(tmp_path: Path) -> None:
+    record = {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "What is 0 + 7?"}]},
+            {"role": "assistant", "function_call": {"name": "add", "arguments": {"a": 0, "b": 7}}},
+            {"role": "function", "name": "add", "content": "7"},
+        ]
+    }
+    report, (chain,) = chains_of(tmp_path, record)
+    assert (chain.steps[0].reply, report.exact) == ("add(0, 7)", 1)
+
+
+# --- gsm8k --------------------------------------------------------------------------------------
+
+
+def test_an_annotated_solution_is_executed_and_its_question_is_the_problem(tmp_path: Path) -> None:
+    record = {
+        "question": "Ann has 2 bags of 9 nuts. How many nuts has she?",
+        "ground_truth": "She has 2*9 = <<2*9=18>>18 nuts.\nA: 18",
+        "small": {"solution": "2*9 = <<2*9=19>>19\nA: 19", "is_correct": False},
+        "large": {"solution": "2*9 = <<2*9=18>>18\n#### $18", "is_correct": True},
+        "vague": {"solution": "Many.", "is_correct": False},
+    }
+    log = write_log(tmp_path / "log.jsonl", record)
+    task = load_task("gsm8k")
+    report = import_chains(
+        read_log(load_importer("gsm8k_annotated"), log), task, [], tmp_path / "c", own_problems=True
+    )
+    chains = {chain.model: chain for chain in ChainStore(tmp_path / "c")}
+    assert [step.reply for step in chains["large"].steps] == ['calculate("2*9")', "stop(18)"]
+    assert chains["large"].right_for_the_right_reason
+    assert chains["small"].outcome is Outcome.INCORRECT
+    assert chains["vague"].stop_reason is StopReason.RECORD_ENDED
+    assert [(d.recorded, d.computed) for d in report.different] == [("19", "18")]
+    assert (report.disagreements, report.own_problems) == ((), 1)
+
+
+def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    log = shared_data / "recorded" / "gsm8k_gpt3_solutions.jsonl"
+    report = import_chains(
+        read_log(load_importer("gsm8k_annotated"), log),
+        load_task("gsm8k"),
+        [],
+        tmp_path / "c",
+        own_problems=True,
+    )
+    assert (report.records, report.chains, report.own_problems) == (2640, 2640, 660)
+    assert len(report.disagreements) <= 3
+    assert report.exact + report.rounded + len(report.different) == report.calls == 10_900
+    assert 0 < len(report.different) < 60
+
+
+# --- logic programs -----------------------------------------------------------------------------
+
+CONTEXT = (
+    "The bald eagle is cold. Bob needs the cat. Red, cold things are nice. "
+    "If someone is nice then they need the cat. Bob is not red."
+)
+PROGRAM = """Predicates:
+Cold($x, bool) ::: Is x cold?
+Facts:
+Cold(BaldEagle, True)
+Red(Bob, False) ::: Bob is not red.
+Need(Bob, Cat, True) ::: Bob needs the cat.
+Rules:
+Red($x, True) && Cold($x, True) >>> Nice($x, True)
+Nice($x, True) >>> Need($x, Cat, True) ::: If someone is nice then they need the cat.
+Query:
+Nice(The bald eagle, False) ::: The bald eagle is not nice."""
+
+
+def logic_record(program: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": "one",
+        "context": CONTEXT,
+        "question": "Is the following true, false, or unknown? The bald eagle is not nice.",
+        "answer": "C",
+        "options": ["A) True", "B) False", "C) Unknown"],
+        "raw_logic_programs": [program],
+        **fields,
+    }
+
+
+def replies_of(program: str, **fields: Any) -> list[str]:
+    (made,) = logic_lm_importer(logic_record(program, **fields), Place(file="a_b_gpt.jsonl", line=1))
+    assert (made.model, made.gold) == ("gpt", "Unknown")
+    return [call.reply for call in made.calls]
+
+
+def test_a_logic_program_becomes_premises_in_the_texts_order_and_words() -> None:
+    assert replies_of(PROGRAM) == [
+        'premise(1, "cold(bald_eagle)")',
+        'premise(2, "needs(Bob, cat)")',
+        'premise(3, "forall x (Red(x) & cold(x) -> nice(x))")',
+        'premise(4, "forall x (nice(x) -> needs(x, cat))")',
+        'premise(5, "~red(Bob)")',
+        'goal("~nice(bald_eagle)")',
+    ]
+
+
+def test_statements_of_one_sentence_are_joined_and_those_of_none_put_with_the_nearest() -> None:
+    program = "Facts:\nCold(Bald_Eagle, True)\nBig(Bald_Eagle, True)\nBlue(Bob)\nQuery:\nRed(Bob)"
+    assert replies_of(program) == [
+        'premise(1, "cold(bald_eagle) & big(bald_eagle)")',
+        'premise(2, "blue(Bob)")',
+        'goal("red(Bob)")',
+    ]
+
+
+def test_what_does_not_parse_stays_as_the_model_wrote_it() -> None:
+    program = "Facts:\nBob is not red. ::: Bob is not red.\nQuery:\nTherefore it is false."
+    assert replies_of(program) == [
+        'premise(5, "Bob is not red.")',
+        'goal("Therefore it is false.")',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "formula"),
+    [
+        ("Red(Bob, False)", "~red(Bob)"),
+        ("!Red(Bob, True)", "~red(Bob)"),
+        ("Not(Red(Bob, True))", "~red(Bob)"),
+        ("not(Red(Bob), False)", "red(Bob)"),
+        ("¬Red(Bob, False)", "red(Bob)"),
+        ("Red(Bob) = False", "~red(Bob)"),
+        ("Red('Bob', True)", "red(Bob)"),
+        ("Red(Bob)", "red(Bob)"),
+        ("Needs(Bob, cat)", "needs(Bob, cat)"),
+        ("Need(Bob, The cat, False)", "~needs(Bob, cat)"),
+    ],
+)
+def test_every_spelling_of_a_literal_is_read(statement: str, formula: str) -> None:
+    assert replies_of(f"Facts:\nCold(Bob)\nQuery:\n{statement}")[-1] == f'goal("{formula}")'
+
+
+def test_names_that_a_program_keeps_apart_stay_apart() -> None:
+    program = (
+        "Facts:\nNeed(Bob, Cat, True)\nRules:\nNeeds($x, Cat, True) >>> Red($x, True)\nQuery:\nRed(Bob)"
+    )
+    texts = " ".join(replies_of(program))
+    assert "need(Bob, cat)" in texts
+    assert "needs(x, cat)" in texts
+
+
+def test_first_order_programs_keep_their_formulas_and_answer_as_the_prover_does(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "Premises:\n∀x (Cat(x) → Red(x)) ::: All cats are red.\nCat(tom) ::: Tom is a cat.\n"
+        "Red(f(tom)) ::: Odd.\nConclusion:\nRed(tom) ::: Tom is red."
+    )
+    question = "Is it true, false, or uncertain? Tom is red."
+    record = logic_record(program, context="All cats are red. Tom is a cat. Odd.", question=question)
+    record |= {"answer": "A"}
+    log = write_log(tmp_path / "logic_lm_folio_gpt.jsonl", record)
+    data = write_log(
+        tmp_path / "data.jsonl",
+        {
+            "premises": ["All cats are red.", "Tom is a cat.", "Odd."],
+            "conclusion": "Tom is red.",
+            "label": "True",
+        },
+    )
+    task = load_task("folio", path=str(data))
+    problems = every_problem(task, ("train", "validation"), 10)
+    report = import_chains(read_log(logic_lm_importer, log), task, problems, tmp_path / "c")
+    (chain,) = ChainStore(tmp_path / "c")
+    assert [step.reply for step in chain.steps] == [
+        'premise("forall x (Cat(x) -> Red(x))")',
+        'premise("Cat(tom)")',
+        'premise("Red(f(tom))")',
+        'goal("Red(tom)")',
+        'stop("True")',
+    ]
+    assert chain.outcome is Outcome.CORRECT
+    assert (report.failed, report.models["gpt"].clean) == (1, 0)
+    assert classical_answer(chain, task.function_set()) == "True"
+
+
+def test_a_rule_program_is_run_and_decided_in_both_semantics(tmp_path: Path) -> None:
+    data = tmp_path / "train.json"
+    data.write_text(json.dumps([logic_record(PROGRAM)]), encoding="utf-8")
+    log = write_log(tmp_path / "logic_lm_proofwriter_gpt.jsonl", logic_record(PROGRAM))
+    task = load_task("proofwriter", path=str(data), shares={})
+    report = import_chains(
+        read_log(logic_lm_importer, log), task, task.problems("train"), tmp_path / "c"
+    )
+    (chain,) = ChainStore(tmp_path / "c")
+    assert chain.right_for_the_right_reason
+    assert chain.judgement.process_correct is True
+    assert (report.failed, report.models["gpt"].correct) == (0, 1)
+    assert classical_answer(chain, task.function_set()) == "Unknown"
+
+
+def test_recorded_programs_of_gpt_4_are_executed(shared_data: Path, tmp_path: Path) -> None:
+    log = shared_data / "recorded" / "logic_lm_prontoqa_gpt-4.jsonl"
+    task = load_task("prontoqa", path=str(shared_data / "prontoqa"))
+    problems = every_problem(task, ("train", "validation", "test"), 1000)
+    report = import_chains(read_log(logic_lm_importer, log), task, problems, tmp_path / "c")
+    figures = report.models["gpt-4"]
+    assert (report.records, report.chains, len(report.without_problem)) == (100, 100, 0)
+    assert (figures.clean, figures.answered) == (100, 100)
+    assert figures.correct >= 80
+    assert figures.right_reason >= 75
+
+
+def test_the_names_of_a_program_are_cut_into_words() -> None:
+    assert words_of("BaldEagle") == words_of("the bald_eagle") == ["bald", "eagle"]
+    assert words_of("Wumpus") == ["wumpus"]
+
+
+def test_lines_outside_of_a_program_are_counted() -> None:
+    program = Program.read("Here it is.\nFacts:\nRed(Bob, True)\nAnswer:\nTrue")
+    assert ([line.text for line in program.lines], program.left_out) == (["Red(Bob, True)"], 2)
+
+
+@given(st.permutations(range(4)))
+def test_rules_without_annotations_find_their_sentences_in_any_order(order: list[int]) -> None:
+    theory = [
+        "Every wumpus is a vumpus.",
+        "Vumpuses are not red.",
+        "Each vumpus is a zumpus.",
+        "Zumpuses are sweet.",
+    ]
+    rules = [
+        "forall x (Wumpus(x) -> Vumpus(x))",
+        "forall x (Vumpus(x) -> ~Red(x))",
+        "forall x (Vumpus(x) -> Zumpus(x))",
+        "forall x (Zumpus(x) -> Sweet(x))",
+    ]
+    lines = Program.read("Rules:\n" + "\n".join(rules)).lines
+    stated = [(lines[index], parse(rules[index])) for index in order]
+    assert [number for _, _, number, _ in align(stated, theory)] == order
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rightcall(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs the command line in this process and gives what it printed."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["rightcall", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert ended.value.code in (0, None), err
+        return out
+
+    return run
+
+
+def test_the_command_prints_tables_json_and_a_report_file(
+    rightcall: Callable[..., str], tmp_path: Path
+) -> None:
+    log = write_log(
+        tmp_path / "log.jsonl", STOPPED, {"messages": []}, conversation(question="x", model="\x1b[31m")
+    )
+    out = tmp_path / "chains.jsonl"
+    command = ("import", "openai_chat", log, "--task", SUMS, "--split", "train", "--out", out)
+    shown = rightcall(*command, "--skip-bad", "--report", tmp_path / "report.json")
+    assert "attempts in the log" in shown
+    assert "log.jsonl, line 2" in shown
+    assert "\x1b" not in shown
+    report = ImportReport.model_validate_json((tmp_path / "report.json").read_text())
+    assert (report.chains, len(report.unreadable), report.already_there) == (2, 1, 0)
+    again = json.loads(rightcall(*command, "--skip-bad", "--json"))
+    assert again["already_there"] == 2
+
+
+def test_problems_that_a_log_gives_itself_are_written_beside_its_chains(
+    rightcall: Callable[..., str], tmp_path: Path
+) -> None:
+    record = {
+        "messages": [
+            {"role": "user", "content": "What is 5 + 5?"},
+            {"role": "assistant", "content": "10"},
+        ],
+        "gold": "10",
+    }
+    log = write_log(tmp_path / "log.jsonl", record)
+    out = tmp_path / "chains.jsonl"
+    rightcall(
+        "import", "openai_chat", log, "--task", SUMS, "--count", 3, "--own-problems", "--out", out
+    )
+    problem = Problem.model_validate_json((tmp_path / "chains.problems.jsonl").read_text())
+    assert (problem.answer, problem.metadata["origin"]) == ("10", "log")
