@@ -80,9 +80,7 @@ def _all(given: Mapping[str, _Value]) -> Iterator[_Value]:
             for one, other in product(made_of(left), made_of(right)):
                 for made in _combined(one, other):
                     known = found.setdefault(made.elsewhere, made)
-                    found[made.elsewhere] = min(
-                        known, made, key=lambda value: (value.order, value.lean)
-                    )
+                    found[made.elsewhere] = min(known, made, key=_strangeness)
         return tuple(found.values())
 
     for mask in range(1, 2 ** len(names)):
