@@ -52,8 +52,8 @@ from rightcall.pairs import PairConfig, make_pairs, write_pairs
 from rightcall.rendering import Rendered, Renderer
 from rightcall.rollout import Budget, Setting, collect
 from rightcall.task import Task
-from rightcall.tasks.fol.words import invented
 from rightcall.tasks.rules import ProntoQaTask, ProofWriterTask, RulesTask
+from rightcall.tasks.rules.generator import invented
 from rightcall.tiny import corpus
 from rightcall.tiny.pretrain import Shape, new_model, pretrain
 from rightcall.tiny.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
@@ -73,8 +73,8 @@ class Amounts:
     """Theories of 6 to 24 sentences."""
     mistaken: int = 4_000
     short_tokens: float = 1.2e6
-    full_tokens: float = 4.5e6
-    mistaken_tokens: float = 0.8e6
+    full_tokens: float = 3.6e6
+    mistaken_tokens: float = 0.6e6
     generated: int = 300
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""
     samples: int = 4
@@ -106,7 +106,7 @@ _SPLIT = "|".join(
         r"\s",
     )
 )
-RARE = 12
+RARE = 40
 """A word of our vocabulary that is met less often is spelled, too."""
 PIECES = 240
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -134,7 +134,7 @@ def _made_tokenizer() -> PreTrainedTokenizerFast:
     spelled = Tokenizer(models.BPE())
     rng = Random(SEED)
     spelled.train_from_iterator(
-        (invented(rng, rng.choice(("adjective", "noun", "verb", "name"))) for _ in range(20_000)),
+        (invented(rng) for _ in range(20_000)),
         trainers.BpeTrainer(
             vocab_size=len(ALPHABET) + PIECES,
             initial_alphabet=ALPHABET,

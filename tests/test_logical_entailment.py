@@ -70,7 +70,7 @@ def test_a_line_that_is_no_entailment_is_named(line):
 
 def test_a_path_is_needed():
     with pytest.raises(DataError, match="is read from files"):
-        LogicalEntailmentTask()
+        next(LogicalEntailmentTask().problems("train"))
 
 
 def test_a_sample_of_the_real_data_is_checked_without_a_failure(shared_data):

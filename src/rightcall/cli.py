@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rightcall.chain import Chain, Problem
     from rightcall.exporting import Written
+    from rightcall.pairs import PreferencePair
     from rightcall.task import Task
 
 app = typer.Typer(
@@ -39,7 +40,7 @@ app.add_typer(export_app, name="export")
 
 TaskName = Annotated[
     str,
-    typer.Argument(metavar="TASK", help="fol, math, gsm8k, tiny-fol, tiny-math, or my_task.py:MyTask."),
+    typer.Argument(metavar="TASK", help="fol, math, gsm8k, tiny-fol, ..., or my_task.py:MyTask."),
 ]
 Option = Annotated[
     list[str] | None,
@@ -197,6 +198,38 @@ def tasks_check(
     from rightcall.check import check_task
 
     report = check_task(_load(task, option), count, seed, _names(functions))
+    if as_json:
+        print(report.model_dump_json(indent=2))
+    else:
+        terminal.out().print(report.table())
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@tasks_app.command("leaks")
+def tasks_leaks(
+    task: TaskName,
+    train: Annotated[str, typer.Option(help="A split, or a file of pairs or problems.")] = "train",
+    test: Annotated[str, typer.Option(help="The split that must not be learned from.")] = "test",
+    count: Annotated[int, typer.Option(min=1, help="Problems of a split at most.")] = 2000,
+    threshold: Annotated[float, typer.Option(help="From 0.5 to 1; 1 finds no near ones.")] = 0.9,
+    any_numbers: Annotated[
+        bool, typer.Option("--any-numbers", help="Numbers need not agree: finds twins of a template.")
+    ] = False,
+    seed: Seed = 0,
+    option: Option = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test questions that training has, exactly or nearly; exits with 1 if there is an exact one."""
+    from rightcall import terminal
+    from rightcall.leaks import find_leaks
+    from rightcall.task import SPLITS
+
+    loaded = _load(task, option)
+    learned = loaded.problems(train, count, seed) if train in SPLITS else _asked(_existing(Path(train)))
+    report = find_leaks(
+        learned, loaded.problems(test, count, seed), threshold=threshold, numbers=not any_numbers
+    )
     if as_json:
         print(report.model_dump_json(indent=2))
     else:
@@ -865,6 +898,17 @@ def _names(functions: str | None) -> str | list[str] | None:
     if functions is None or "," not in functions:
         return functions
     return [name.strip() for name in functions.split(",")]
+
+
+def _asked(file: Path) -> Iterator[Problem | PreferencePair]:
+    """What a file asks: pairs where its lines have a chosen side, otherwise problems."""
+    from rightcall.chain import Problem
+    from rightcall.files import read_lines
+    from rightcall.pairs import PreferencePair
+
+    with file.open(encoding="utf-8") as lines:
+        pairs = '"chosen"' in next(lines, "")
+    yield from read_lines(file, PreferencePair) if pairs else read_lines(file, Problem)
 
 
 def _problem(task: Task, wanted: str, split: str, seed: int) -> Problem:

@@ -160,6 +160,12 @@ def load_task(spec: str, **options: Any) -> Task:
     if spec in PRESETS:
         name, given = PRESETS[spec]
         return load_task(name, **{**given, **options})
+    return _made(spec, _task_class(spec), options)
+
+
+def _task_class(spec: str) -> type[Task]:
+    """The class of a task, by built-in name, `path/to/file.py:Class` or `module:Class`. Raises
+    `DefinitionError`."""
     target = BUILT_IN.get(spec, spec)
     if ":" not in target:
         raise DefinitionError(
@@ -167,10 +173,6 @@ def load_task(spec: str, **options: Any) -> Task:
             value=spec,
             remedy=f"{nearest(spec, [*BUILT_IN, *PRESETS])} Your own: path/to/file.py:ClassName.",
         )
-    return _made(spec, _task_class(target), options)
-
-
-def _task_class(target: str) -> type[Task]:
     place, _, attribute = target.rpartition(":")
     module = load_module(place)
     made = getattr(module, attribute, None)

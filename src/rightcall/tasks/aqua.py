@@ -37,7 +37,9 @@ _EQUATION = re.compile(
 
 
 class AquaTask(WordProblems):
-    """AQuA-RAT. `path` is a folder with the data set's files, or one file of training problems; without
+    """Algebra with five options (AQuA-RAT, Ling et al. 2017, arXiv 1705.04146).
+
+    `path` is a folder with the data set's files, or one file of training problems; without
     it the data set is loaded from the hub. Of one file, by a hash of the question, a tenth is
     validation, and a fifth test.
 

@@ -36,7 +36,9 @@ _LABELS = {
 
 
 class FolioTask(Formalising):
-    """FOLIO. `path` is a folder with the training and the validation file, or one of training
+    """Stories with statements in first-order logic (FOLIO, Han et al. 2022, arXiv 2209.00840).
+
+    `path` is a folder with the training and the validation file, or one of training
     problems; without it the data set is loaded from the hub. `known_bad="drop"` leaves out the
     problems whose formulas are known to be wrong.
 

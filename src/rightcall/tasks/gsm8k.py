@@ -23,7 +23,9 @@ _ANNOTATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
 
 
 class Gsm8kTask(WordProblems):
-    """GSM8K. `path` is a folder with `train.jsonl` and `test.jsonl`, or one file of training
+    """Grade-school word problems (GSM8K, Cobbe et al. 2021, arXiv 2110.14168).
+
+    `path` is a folder with `train.jsonl` and `test.jsonl`, or one file of training
     problems; without it the data set is loaded from the hub.
 
     Validation is a tenth of the training problems, chosen by a hash of the question. Repeated

@@ -24,7 +24,9 @@ _FOLLOWS = {Verdict.ENTAILED, Verdict.INCONSISTENT}
 
 
 class LogicalEntailmentTask(Formalising):
-    """Propositional entailments. `path` is a folder with the data set's files (`train.txt`,
+    """Does one propositional formula entail another? (Evans et al. 2018, arXiv 1802.08535.)
+
+    `path` is a folder with the data set's files (`train.txt`,
     `validate.txt`, `test_*.txt`), or one file of training problems. Validation is a tenth of the
     training problems where there is no `validate.txt`; a file is needed for each other split.
     """

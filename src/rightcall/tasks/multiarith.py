@@ -24,7 +24,9 @@ _ANSWER = ("final_ans", "target", "answer")
 
 
 class MultiArithTask(WordProblems):
-    """MultiArith. `path` is a folder with a training and a test file, or one file; without it the data
+    """Arithmetic word problems of two steps and more (MultiArith, Roy and Roth 2015).
+
+    `path` is a folder with a training and a test file, or one file; without it the data
     set is loaded from the hub. Of one file a fifth is test and a tenth validation, by a hash of the
     template: 120 texts make the 600 problems, with other numbers and names, and those of one text are
     in one split. (The hub's splits share them.) `search=False` does without gold chains.

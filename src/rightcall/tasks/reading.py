@@ -163,8 +163,6 @@ class DataSet:
     def at(cls, path: str | None, **rest: Any) -> DataSet:
         """With a path as an option gives it. Raises `DataError` if nothing is there."""
         made = cls(path=None if path is None else Path(path), **rest)
-        if made.path is None and made.hub is None:
-            raise DataError(f"{made.name} is read from files", remedy=f"Give a path: {made._wanted}.")
         if made.path is not None and not made.path.exists():
             raise DataError("no such file or folder", value=str(path), remedy=f"Give {made._wanted}.")
         return made
@@ -185,6 +183,8 @@ class DataSet:
         those of which it says so. Raises `ConfigError` and `DataError`."""
         if split not in SPLITS:
             raise ConfigError("unknown split", value=split, remedy=nearest(split, SPLITS))
+        if self.path is None and self.hub is None:
+            raise DataError(f"{self.name} is read from files", remedy=f"Give a path: {self._wanted}.")
         found = self._split(split)
         ordered = sorted(found, key=lambda problem: seed_of(self.name, seed, problem.id))
         return islice(filter(keep, ordered) if keep else iter(ordered), count)

@@ -33,7 +33,9 @@ _MEMORY_MB = 1024
 
 
 class ReasoningGymTask(ExactMath):
-    """Problems of one generator, named by `generator`; all other options are the generator's own
+    """Problems of one of reasoning-gym's generators.
+
+    It is named by `generator`; all other options are the generator's own
     settings (`max_terms=3`). The functions are those of the math tasks; a run chooses among them.
     """
 

@@ -45,7 +45,7 @@ def _theory(problem: Problem) -> str:
 
 
 class ProofWriterTask(_FromData):
-    """ProofWriter, open world (Tafjord et al. 2021, arXiv 2012.13048), as Logic-LM published it.
+    """Facts and rules, open world (ProofWriter, Tafjord et al. 2021, arXiv 2012.13048).
 
     `path` is a folder with `train.json` and `dev.json` (the test split), or one file of training
     problems: lists or lines of objects with `id`, `context`, `question`, `answer`. `shares` says how
@@ -88,11 +88,12 @@ def proofwriter_problem(record: Any, place: str) -> Problem:
 
 
 class ProntoQaTask(_FromData):
-    """PrOntoQA (Saparov and He 2023, arXiv 2210.01240): Logic-LM's problems about made-up kinds, and
-    the problems about real ones with their chains of thought.
+    """Kinds of things and their traits (PrOntoQA, Saparov and He 2023, arXiv 2210.01240).
 
-    `path` is a folder with `*.jsonl` files (or `train.json` and `test.json`), or one file. `test` is
-    what is tested: the share in percent of the theories, 100 for all of them.
+    Read are Logic-LM's problems about made-up kinds (`context`, `question`, `answer`) and those about
+    real kinds with chains of thought (`question`, `query`, `answer`). `path` is a folder with
+    `*.jsonl` or `*.json` files, or one file. `shares` says how many percent of the theories are
+    validation and test.
     """
 
     name = "prontoqa"

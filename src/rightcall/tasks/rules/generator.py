@@ -29,7 +29,7 @@ from rightcall.tasks.fol.formula import (
 )
 from rightcall.tasks.fol.words import Lexicon, WordKind
 from rightcall.tasks.rules.chaining import Literal, known
-from rightcall.tasks.rules.english import X, singular, third_person
+from rightcall.tasks.rules.english import X, is_singular, singular, third_person
 from rightcall.tasks.rules.task import RuleTask, problem_of
 
 KINDS = ("traits", "relations", "kinds")
@@ -83,39 +83,91 @@ def _article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
+_ONSETS = (
+    "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p ph pl pr qu r s sh sk sl sn sp st t th tr v"
+    " w x y z"
+)
+_CODAS = "b ck d f g k l ll lt m mp n nd ng nk nt p r rb rk rm rn rt s sk st t th x"
+_VOWELS = "a e i o u a e i o u ai ea ee ia io oa oo ou y"
+_ENDINGS = (
+    "able al an ant ar ate ed el en er est et ia ic id in ine ing is ish ite ium le o on or ous um us y"
+)
+_SYLLABLES = (1, 1, 2, 2, 2, 3, 3, 4, 5)
+
+
+def invented(rng: Random) -> str:
+    """A pronounceable word of 3 to 14 letters, of more shapes than `rightcall.tasks.fol.words` makes:
+    what is to be learned is to copy any word."""
+    onsets, codas, vowels, endings = (text.split() for text in (_ONSETS, _CODAS, _VOWELS, _ENDINGS))
+    while True:
+        parts: list[str] = []
+        for _ in range(rng.choice(_SYLLABLES)):
+            onset = rng.choice(onsets) if parts or rng.random() < 0.85 else ""
+            vowel = rng.choice(vowels)
+            parts.append(onset + vowel + (rng.choice(codas) if rng.random() < 0.4 else ""))
+        word = "".join(parts) + (rng.choice(endings) if rng.random() < 0.4 else "")
+        if 3 <= len(word) <= 14 and word not in _RESERVED:
+            return word
+
+
+_RESERVED = frozenset(
+    "all and are does each every exists false for forall goal iff implies not people premise some"
+    " someone something statement stop the then they thing things true unknown xor".split()
+)
+
+
 class _Words:
-    """The words of one theory."""
+    """The words of one theory, each of them once; with `made_up` most are invented, otherwise few."""
 
     def __init__(self, rng: Random, made_up: bool) -> None:
         self._rng = rng
-        self._lexicon = Lexicon(rng, made_up)
+        self._lexicon = Lexicon(rng, made_up=False)
+        self._invented = 0.9 if made_up else 0.1
+        self._used: set[str] = set()
+
+    def _fresh(self, known: Callable[[], str], fits: Callable[[str], bool] = lambda word: True) -> str:
+        while True:
+            word = invented(self._rng) if self._rng.random() < self._invented else known()
+            if fits(word) and word.lower() not in self._used:
+                self._used.add(word.lower())
+                return word
 
     def adjective(self) -> str:
         """Now and then one of two parts: "six-legged"."""
-        word = self._lexicon.word(WordKind.ADJECTIVE).text
-        if self._rng.random() < 0.08:
-            return f"{word}-{self._lexicon.word(WordKind.NOUN).text}ed"
+        word = self._fresh(lambda: self._lexicon.word(WordKind.ADJECTIVE).text, is_no_plural)
+        return f"{word}-{self._stem()}ed" if self._rng.random() < 0.08 else word
+
+    def noun(self, regular: bool = True) -> str:
+        """One whose plural says its singular, unless any will do; now and then of two words: "real
+        number"."""
+        word = self._fresh(
+            lambda: self._lexicon.word(WordKind.NOUN).text,
+            lambda word: not regular or (singular(plural(word)) == word and word not in _IRREGULAR),
+        )
+        if self._rng.random() < 0.2:
+            return f"{self._fresh(lambda: self._lexicon.word(WordKind.ADJECTIVE).text)} {word}"
         return word
 
-    def noun(self) -> str:
-        """A regular one; now and then of two words: "real number"."""
-        while True:
-            word = self._lexicon.word(WordKind.NOUN).text
-            if singular(plural(word)) == word and word not in ("deer", "fish", "wolf"):
-                break
-        if self._rng.random() < 0.2:
-            return f"{self._lexicon.word(WordKind.ADJECTIVE).text} {word}"
-        return word
+    def _stem(self) -> str:
+        return self._fresh(lambda: self._lexicon.word(WordKind.NOUN).text)
 
     def verb(self) -> tuple[str, str]:
         """Third person and plain form."""
-        while True:
-            word = self._lexicon.verb().text
-            if third_person(plain_form(word)) == word:
-                return word, plain_form(word)
+        plain = self._fresh(lambda: plain_form(self._lexicon.verb().text))
+        return third_person(plain), plain
 
     def name(self) -> str:
-        return str(self._rng.randrange(2, 9999)) if self._rng.random() < 0.04 else self._lexicon.name()
+        if self._rng.random() < 0.04:
+            return str(self._rng.randrange(2, 999_999))
+        return self._fresh(self._lexicon.name).capitalize()
+
+
+_IRREGULAR = ("deer", "fish", "wolf")
+
+
+def is_no_plural(word: str) -> bool:
+    """Whether an adjective cannot be taken for a plural noun."""
+    return not word.endswith("s") or is_singular(word)
 
 
 @dataclass(frozen=True)
@@ -163,7 +215,9 @@ class _Traits:
         made = cls(rng, related, words)
         animals = related != (rng.random() < 0.15)
         for _ in range(rng.randint(2, 4)):
-            made.things.append(Thing.the(words.noun()) if animals else Thing.named(words.name()))
+            made.things.append(
+                Thing.the(words.noun(regular=False)) if animals else Thing.named(words.name())
+            )
         made.adjectives = [
             words.adjective() for _ in range(rng.randint(3, 5) if related else rng.randint(4, 7))
         ]
