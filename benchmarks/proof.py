@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -72,6 +72,9 @@ class Amounts:
     full: int = 7_000
     """Theories of 6 to 24 sentences."""
     mistaken: int = 4_000
+    """Theories of any size, read with mistakes."""
+    words: int = 4_000
+    """Theories whose words become tokens."""
     short_tokens: float = 1.2e6
     full_tokens: float = 3.6e6
     mistaken_tokens: float = 0.6e6
@@ -112,15 +115,15 @@ PIECES = 240
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def build_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def build_tokenizer(folder: Path, theories: int) -> PreTrainedTokenizerBase:
     """Words that our own vocabulary has are one token each, any other is spelled letter by letter: so
     all that is to be copied is copied by the same few tokens."""
     if not (folder / "tokenizer.json").exists():
-        _made_tokenizer().save_pretrained(folder)
+        _made_tokenizer(theories).save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
-def _made_tokenizer() -> PreTrainedTokenizerFast:
+def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
     split = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
@@ -128,7 +131,7 @@ def _made_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     counts: Counter[str] = Counter()
-    for text in _texts():
+    for text in _texts(theories):
         counts.update(piece for piece, _ in split.pre_tokenize_str(text))
     whole = [piece for piece, times in sorted(counts.items()) if times >= RARE and len(piece) > 1]
     spelled = Tokenizer(models.BPE())
@@ -161,9 +164,9 @@ def _made_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def _texts() -> Iterator[str]:
+def _texts(theories: int) -> Iterator[str]:
     task = RulesTask(made_up=0.0)
-    for problem in task.problems("train", 4_000, SEED):
+    for problem in task.problems("train", theories, SEED):
         yield from (problem.question, *problem.gold)
     for shown in task.function_set():
         yield from [shown.help, task.instruction] * RARE
@@ -175,8 +178,8 @@ def _texts() -> Iterator[str]:
 def build_base(work: Path, amounts: Amounts) -> Path:
     """Pretrained on gold chains of generated theories, short ones first; at the end on chains in which
     typical mistakes were carried out (see `rightcall.tiny.corpus.MISTAKES`)."""
-    renderer = Renderer(build_tokenizer(work / "tokenizer"))
-    rows = partial(_rows, renderer)
+    renderer = Renderer(build_tokenizer(work / "tokenizer", amounts.words))
+    rows = cache(partial(_rows, renderer))
     phases: dict[str, tuple[Callable[[], list[Rendered]], float, float, float]] = {
         "short": (lambda: rows(amounts.short, (2, 6), 1), amounts.short_tokens, 4e-3, 0.8),
         "full": (
@@ -273,7 +276,11 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Little of everything.")] = False,
 ) -> None:
     """Run what is not done yet and print the tables."""
-    amounts = QUICK if quick else Amounts()
+    typer.echo(prove(data, work, seed, threads, QUICK if quick else Amounts()))
+
+
+def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> str:
+    """All stages; the tables."""
     torch.set_num_threads(threads)
     clock = Clock()
     work.mkdir(parents=True, exist_ok=True)
@@ -328,7 +335,6 @@ def main(
     }
     clock.done("evaluation")
     teachers = _teachers(proofwriter, tests[proofwriter.name][1], logs, work / "recorded.test.jsonl")
-    typer.echo(_tables(found, teachers, clock, base))
     (runs / "proof.json").write_text(
         json.dumps(
             {
@@ -343,6 +349,7 @@ def main(
             indent=1,
         )
     )
+    return _tables(found, teachers, clock, base)
 
 
 def _dev(data: Path) -> str:

@@ -22,13 +22,14 @@ from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.files import read_lines
 from rightcall.models import Request
 from rightcall.pairs import PairConfig, read_pairs
-from rightcall.rollout import collect
+from rightcall.rollout import Setting, collect
 from rightcall.run import (
     STAGES,
     Place,
     RunResult,
     _claimed,
     collect_role,
+    measure,
     pair,
     run_all,
     search_errors,
@@ -193,6 +194,43 @@ def test_errored_chains_are_tried_a_second_time_and_nothing_else_is(
         assert collect_role(role)(place).endswith("correct, 0 incorrect, 0 errored")
         assert len(rounds) == tries
     assert len(list(ChainStore(place.chains("teacher")))) == 7
+
+
+def test_chains_made_elsewhere_take_the_place_of_a_teacher(config: RunConfig, tmp_path: Path) -> None:
+    made = tmp_path / "import.jsonl"
+    task = SumTask()
+    problems = [*task.problems("train", 3, 5), *task.problems("test", 2, 5)]
+    setting = Setting(task, task.function_set(), "gpt-4")
+    collect(setting, Played(solver), problems, 1, made)
+    settings = config.tasks["sums"].model_copy(deep=True)
+    teacher = settings.collect.teacher.model_copy(update={"chains": (str(made),)})
+    both = settings.collect.model_copy(update={"teacher": teacher})
+    place = Place(settings.model_copy(update={"collect": both}), task, 5, tmp_path / "sums")
+    write_problems(place)
+    for _ in range(2):  # a stage that was cut is called again
+        assert collect_role("teacher")(place) == (
+            "3 correct, 0 incorrect, 0 errored; 2 chains of other problems left out"
+        )
+    chains = list(ChainStore(place.chains("teacher")))
+    assert {chain.source for chain in chains} == {"teacher"}
+    assert {chain.problem_id for chain in chains} == {problem.id for problem in problems[:3]}
+    assert measure("teacher")(place).startswith("left out")
+    assert not place.evaluation("teacher").exists()
+
+
+def test_chains_of_no_training_problem_are_refused(config: RunConfig, tmp_path: Path) -> None:
+    task = SumTask()
+    (tmp_path / "none.jsonl").touch()
+    for file, message in (("none.jsonl", "no chain of these files"), ("gone.jsonl", "no such file")):
+        teacher = config.tasks["sums"].collect.teacher.model_copy(
+            update={"chains": (str(tmp_path / file),)}
+        )
+        both = config.tasks["sums"].collect.model_copy(update={"teacher": teacher})
+        settings = config.tasks["sums"].model_copy(update={"collect": both})
+        place = Place(settings, task, 5, tmp_path / "sums")
+        write_problems(place)
+        with pytest.raises(DataError, match=message):
+            collect_role("teacher")(place)
 
 
 def test_a_search_finds_the_first_errors_and_the_pairs_rest_on_it(

@@ -65,6 +65,8 @@ class Problems(Frozen):
 class Collect(Frozen):
     """Chains of one role on the training problems."""
 
+    chains: tuple[str, ...] = ()
+    """Files of chains that are there already, such as an import's; nothing is collected then."""
     samples: int = Field(4, ge=0)
     """Chains per problem; 0 leaves the role out."""
     problems: int | None = Field(None, ge=1)

@@ -149,6 +149,8 @@ def collect_role(role: str) -> Callable[[Place], str]:
 
     def stage(place: Place) -> str:
         settings: Collect = getattr(place.settings.collect, role)
+        if settings.chains:
+            return take_chains(place, role, settings)
         if not settings.samples:
             return "left out"
         problems = place.problems("train")[: settings.problems]
@@ -165,6 +167,40 @@ def collect_role(role: str) -> Callable[[Place], str]:
         return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
 
     return stage
+
+
+def take_chains(place: Place, role: str, settings: Collect) -> str:
+    """The chains of some files that are of the training problems, under this role. Raises `DataError`
+    if a file is not there or there is none of them."""
+    asked = {problem.id: problem.question for problem in place.problems("train")[: settings.problems]}
+    store = ChainStore(place.chains(role))
+    there = set(store.outcomes())
+    others = 0
+
+    def ours() -> Iterator[Chain]:
+        nonlocal others
+        for file in settings.chains:
+            if not Path(file).is_file():
+                raise DataError(
+                    "there is no such file of chains", value=file, remedy="Import a log first."
+                )
+            for chain in ChainStore(file).latest():
+                of_ours = asked.get(chain.problem_id) == chain.prompt[-1]["content"]
+                others += not of_ours
+                if of_ours and chain.task == place.task.name and chain.key not in there:
+                    there.add(chain.key)
+                    yield chain.model_copy(update={"source": role})
+
+    store.append(ours())
+    if not there:
+        raise DataError(
+            f"no chain of these files is of one of the {len(asked)} training problems",
+            value=", ".join(settings.chains),
+            remedy="Their problems must be in the train split, with the same ids and questions.",
+        )
+    counts = Counter(store.outcomes().values())
+    said = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
+    return f"{said}; {others} chains of other problems left out"
 
 
 def _errored(store: ChainStore) -> int:
@@ -288,6 +324,8 @@ def measure(role: str) -> Callable[[Place], str]:
     """The stage that evaluates a role on the test problems."""
 
     def stage(place: Place) -> str:
+        if role == "teacher" and place.settings.collect.teacher.chains:
+            return "left out: its chains were made elsewhere"
         wanted = place.settings.evaluate
         problems = place.problems("test")
         path = place.evaluation(role)
