@@ -85,7 +85,18 @@ class Amounts:
     """Of ProofWriter's training problems, and of each set of test problems."""
 
 
-QUICK = Amounts(60, 30, 30, 4e4, 4e4, 2e4, generated=12, samples=2, limit=12)
+QUICK = Amounts(
+    short=60,
+    full=30,
+    mistaken=30,
+    words=1_000,
+    short_tokens=4e4,
+    full_tokens=4e4,
+    mistaken_tokens=2e4,
+    generated=12,
+    samples=2,
+    limit=12,
+)
 
 # --- tokenizer ------------------------------------------------------------------------------------
 
