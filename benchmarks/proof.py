@@ -67,20 +67,23 @@ SHAPE = Shape(hidden=192, layers=4, heads=6, intermediate=512)
 class Amounts:
     """How much of everything."""
 
-    short: int = 16_000
+    short: int = 24_000
     """Theories of 2 to 6 sentences that pretraining begins with."""
-    full: int = 7_000
+    full: int = 5_000
     """Theories of 6 to 24 sentences."""
     mistaken: int = 4_000
     """Theories of any size, read with mistakes."""
     words: int = 4_000
     """Theories whose words become tokens."""
-    short_tokens: float = 1.2e6
-    full_tokens: float = 3.6e6
+    short_tokens: float = 3.5e6
+    full_tokens: float = 2.5e6
     mistaken_tokens: float = 0.6e6
-    generated: int = 300
+    generated: int = 200
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""
-    samples: int = 4
+    samples: int = 2
+    """Chains of the student per problem."""
+    on_policy: int = 100
+    """Problems of each kind that the control's own chains are collected on."""
     limit: int | None = None
     """Of ProofWriter's training problems, and of each set of test problems."""
 
@@ -122,7 +125,7 @@ _SPLIT = "|".join(
 )
 RARE = 40
 """A word of our vocabulary that is met less often is spelled, too."""
-PIECES = 240
+PIECES = 500
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -148,11 +151,11 @@ def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
     spelled = Tokenizer(models.BPE())
     rng = Random(SEED)
     spelled.train_from_iterator(
-        (invented(rng) for _ in range(20_000)),
+        (invented(rng) for _ in range(40_000)),
         trainers.BpeTrainer(
             vocab_size=len(ALPHABET) + PIECES,
             initial_alphabet=ALPHABET,
-            max_token_length=3,
+            max_token_length=4,
             show_progress=False,
         ),
     )
@@ -229,7 +232,8 @@ def build_base(work: Path, amounts: Amounts) -> Path:
 def _rows(
     renderer: Renderer, count: int, sentences: tuple[int, int], seed: int, *, mistakes: bool = False
 ) -> list[Rendered]:
-    task = RulesTask(sentences=sentences, made_up=0.5)
+    kinds = ("traits", "relations", "kinds", "kinds")  # the most words to copy are in the last
+    task = RulesTask(sentences=sentences, made_up=0.6, kinds=kinds)
     problems = task.problems("train", count, SEED + seed)
     return list(corpus.rows(task, problems, renderer, mistakes=mistakes, seed=SEED + seed))
 
@@ -283,7 +287,7 @@ def main(
     data: Annotated[Path, typer.Option(help="The folder of problems and recorded programs.")],
     work: Annotated[Path, typer.Option()] = Path("build/proof"),
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="More help little at this size.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="Little of everything.")] = False,
 ) -> None:
     """Run what is not done yet and print the tables."""
@@ -326,7 +330,8 @@ def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> 
     clock.done(f"SFT on {rows} right chains")
 
     on_policy = runs / "control.chains.jsonl"
-    chains_of(spec_of(control, "control", threads), wanted, amounts.samples, on_policy, seed)
+    some = [(task, problems[: amounts.on_policy]) for task, problems in wanted]
+    chains_of(spec_of(control, "control", threads), some, amounts.samples, on_policy, seed)
     clock.done("own chains of the control")
     settings = PairConfig(strategies={"step": 1.0}, mix_sources=True, max_per_problem=4, seed=seed)
     made = write_pairs(

@@ -37,6 +37,28 @@ def test_a_rationale_that_calculates_the_option_becomes_the_gold_chain():
     assert problem.question.splitlines()[1:3] == ["A) $17", "B) $34"]
 
 
+def test_gold_calls_are_written_with_plain_signs():
+    rationale = "One costs $20 - $20 × 15% = $17.\nBoth cost $17 × 2 = 34 dollars."
+    problem = problem_of(other(rationale=rationale), "here")
+    assert problem.gold == ('calculate("20 - 20 * 15%")', 'calculate("17 * 2")', 'stop("B")')
+    assert problem.metadata["annotations"] == [["20 - 20 * 15%", "17"], ["17 * 2", "34"]]
+
+
+def test_a_folder_with_nothing_but_the_development_file_is_read_and_that_is_said(tmp_path, task):
+    rows = [other(question=f"{number}: {ROW['question']}") for number in range(40)]
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = AquaTask(str(tmp_path))
+    splits = [{p.id for p in folder.problems(s)} for s in ("train", "validation", "test")]
+    assert all(splits)
+    assert sum(map(len, splits)) == len(set().union(*splits)) == 40
+    said = "no training file: all are the development file's"
+    assert check_task(folder, None).figures[said] == 40
+    (tmp_path / "train.jsonl").write_text(json.dumps(ROW))
+    both = AquaTask(str(tmp_path))
+    assert len(list(both.problems("validation"))) == 40
+    assert said not in both.report([])
+
+
 @pytest.mark.parametrize(
     "rationale",
     [

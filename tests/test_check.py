@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,9 @@ from rich.console import Console
 
 from rightcall.chain import Chain, Judgement, Problem
 from rightcall.check import CheckReport, check_task, gold_chain
-from rightcall.errors import DataError, DefinitionError
+from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import FunctionSet, Stop, function
-from rightcall.task import Proved, Task
+from rightcall.task import Proved, Task, load_task
 from toys import SumTask
 
 
@@ -251,7 +253,7 @@ def test_a_split_without_data_is_named_and_the_others_are_checked() -> None:
 
         def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
             if split in self.lost:
-                raise DataError("no such file", value=split)
+                raise MissingSplit("no such file", value=split)
             return super().problems(split, count, seed)
 
     report = check_task(Partly(), 2)
@@ -260,5 +262,19 @@ def test_a_split_without_data_is_named_and_the_others_are_checked() -> None:
     assert "test is missing" in shown(report)
     everything = Partly()
     everything.lost = ("train", "validation", "test")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(MissingSplit, match="no such file: 'train'"):
         check_task(everything, 2)
+
+
+def test_a_record_that_cannot_be_read_is_not_taken_for_a_missing_split(tmp_path: Path) -> None:
+    good = {"question": "What is 2 and 3?", "answer": "<<2+3=5>>5\n#### 5"}
+    rows = [json.dumps({**good, "question": f"{n}? {good['question']}"}) for n in range(30)]
+    train = tmp_path / "train.jsonl"
+    train.write_text("\n".join([*rows, '{"question": 7}']))
+    with pytest.raises(DataError, match=r"train\.jsonl, line 31, is no GSM8K problem"):
+        check_task(load_task("gsm8k", path=str(tmp_path)), 2)
+    train.write_text("\n".join(rows))
+    assert list(check_task(load_task("gsm8k", path=str(tmp_path)), 2).missing) == ["test"]
+    (tmp_path / "test.jsonl").write_text("no JSON")
+    with pytest.raises(DataError, match=r"test\.jsonl, line 1, is not JSON"):
+        check_task(load_task("gsm8k", path=str(tmp_path)), 2)

@@ -246,6 +246,26 @@ def test_a_folder_gets_the_data_and_its_card(tmp_path: Path) -> None:
     assert loaded.num_rows == 2
 
 
+def test_only_names_of_data_files_are_files(tmp_path: Path) -> None:
+    made = write(
+        chain_rows(mixed(), SumTask()), tmp_path / "gpt-4.1", form="openai", what="chains", made=""
+    )
+    assert made.files[0] == tmp_path / "gpt-4.1" / "train.jsonl"
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ConfigError, match="there is a file where the folder is to be"):
+        write([], tmp_path / "taken", form="openai", what="chains", made="")
+
+
+def test_a_row_has_the_right_answer_where_its_problem_is_at_hand() -> None:
+    task = SumTask()
+    (row, _) = chain_rows(mixed(), task, problems=task.problems("train", 1))
+    assert (row["gold"], row["question"], row["sample"]) == ("7", "What is 0 + 7?", 0)
+    (row, _) = chain_rows(mixed(), task, problems=[])
+    assert row["gold"] == ""
+    (row, _) = chain_rows(mixed(), task)
+    assert "gold" not in row
+
+
 def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

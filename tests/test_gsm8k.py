@@ -71,7 +71,8 @@ def test_annotations_become_a_gold_chain():
 def test_an_answer_no_call_produced_is_flagged():
     problem = problem_of({"question": "q", "answer": "<<1+1=2>>2, so 3\n#### 3"}, "here")
     assert problem.metadata["answer_from_call"] is False
-    assert problem.gold == ('calculate("1+1")', "stop(3)")
+    assert problem.metadata["flags"] == ["answer is no call's result"]
+    assert problem.gold == ()
 
 
 def test_a_problem_without_annotations_has_no_gold_chain():

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rightcall import cli
-from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
-from rightcall.errors import DataError, DefinitionError, FailureKind
+from rightcall.chain import ByProblem, Chain, ChainStore, Judgement, Outcome, Problem, StopReason
+from rightcall.errors import ConfigError, DataError, DefinitionError, FailureKind
 from rightcall.importing import (
     ImportReport,
     Place,
@@ -28,11 +28,12 @@ from rightcall.importing import (
 )
 from rightcall.importing.logic_lm import Program, align, words_of
 from rightcall.importing.logic_lm import logic_lm as logic_lm_importer
-from rightcall.importing.openai_chat import openai_chat
-from rightcall.importing.proving import classical_answer
+from rightcall.importing.openai_chat import answer_of, openai_chat
+from rightcall.importing.proving import ClassicalTally, classical_answer
 from rightcall.importing.summary import same_result
-from rightcall.task import load_task
+from rightcall.task import BUILT_IN, PRESETS, load_task
 from rightcall.tasks.fol.formula import parse
+from rightcall.tasks.math.task import ExactMath
 from toys import SumTask
 
 PLACE = Place(file="log.jsonl", line=1)
@@ -70,8 +71,9 @@ def test_a_call_is_run_again_and_a_recorded_result_that_differs_is_reported(tmp_
     assert [step.observation.text for step in chain.steps] == ["7", "7"]
     assert chain.outcome is Outcome.CORRECT
     assert (chain.source, chain.model, chain.sample) == ("teacher", "large", 0)
-    assert (report.calls, report.exact, report.rounded, report.failed) == (2, 1, 0, 0)
+    assert (report.calls, report.exact, report.rounded, report.failed) == (2, 1, (), 0)
     (different,) = report.different
+    assert different.kind == "different"
     assert (different.reply, different.recorded, different.computed) == ("add(0, 7)", "8", "7")
     assert (different.step, str(different.place)) == (1, "log.jsonl, line 1")
     (other,) = report.disagreements
@@ -118,7 +120,19 @@ def test_calls_after_the_end_of_a_chain_are_counted(tmp_path: Path) -> None:
         ("7", "7", "exact"),
         (" $1,200.00", "1200", "exact"),
         ("3.33", "10/3", "rounded"),
-        ("3", "3.5", "rounded"),
+        ("3.34", "10/3", "different"),
+        ("3", "10/3", "rounded"),
+        ("2", "1.5", "rounded"),
+        ("1", "1.5", "different"),
+        ("3", "3.5", "different"),
+        ("0.66", "2/3", "rounded"),
+        ("0.67", "2/3", "rounded"),
+        ("0.68", "2/3", "different"),
+        ("-0.66", "-2/3", "rounded"),
+        ("66.7%", "2/3", "rounded"),
+        ("66%", "2/3", "different"),
+        ("6.7e-1", "2/3", "rounded"),
+        ("3/2", "1.6", "different"),
         ("1.6666666666666665", "5/3", "rounded"),
         ("3.3", "3.5", "different"),
         ("7", "Error: no", "different"),
@@ -143,8 +157,72 @@ def test_a_problem_is_found_by_its_question_up_to_spacing_and_case(tmp_path: Pat
 def test_an_id_whose_question_is_another_one_is_not_that_problem(tmp_path: Path) -> None:
     report, chains = imported([attempt(question="What is 5 + 5?")], tmp_path / "c.jsonl")
     assert chains == []
-    assert [one.problem for one in report.without_problem] == ["train-0-0"]
+    (unplaced,) = report.without_problem
+    assert (unplaced.problem, unplaced.why) == ("train-0-0", "id known, question differs")
+    assert (unplaced.asked, unplaced.known) == ("What is 5 + 5?", "What is 0 + 7?")
     assert (report.records, report.chains) == (1, 0)
+    assert "Id known, question differs: 1" in {table.title for table in report.tables()}
+
+
+def test_an_id_whose_question_stands_among_other_words_is_that_problem(tmp_path: Path) -> None:
+    asked = "Solve the following problem with tools.\n\nWhat is 0 + 7?\nThink first."
+    _, (chain,) = imported([attempt('stop("7")', question=asked)], tmp_path / "c.jsonl")
+    assert chain.problem_id == "train-0-0"
+    report, chains = imported([attempt(question="What is 0 + 71?")], tmp_path / "d.jsonl")
+    assert (chains, len(report.without_problem)) == ([], 1)
+
+
+class NeedsMore(SumTask):
+    """A task whose judge needs what no log has."""
+
+    def judge(self, problem: Problem, chain: Chain) -> Judgement:
+        return Judgement(process_correct=bool(problem.metadata["numbers"]))
+
+
+def test_a_problem_of_the_log_that_the_task_cannot_judge_is_refused_or_listed(tmp_path: Path) -> None:
+    known = SumTask().problems("train", 1)
+    told = [one.model_copy(update={"metadata": {"numbers": [0, 7]}}) for one in known]
+    own = attempt('stop("10")', problem_id="mine", question="What is 5 + 5?", gold="10")
+    entries = [attempt('stop("7")'), own, attempt('stop("8")')]
+    with pytest.raises(
+        DataError, match=r"line 1, gives a problem that task sums cannot judge.*'numbers'"
+    ):
+        import_chains(entries, NeedsMore(), told, tmp_path / "a", own_problems=True)
+    report = import_chains(entries, NeedsMore(), told, tmp_path / "b", own_problems=True, skip_bad=True)
+    assert (report.records, report.chains, report.own_problems) == (2, 2, 0)
+    (bad,) = report.unreadable
+    assert "problem mine" in bad.fault
+    with pytest.raises(DefinitionError, match="judge of task sums failed"):
+        import_chains(
+            [attempt('stop("7")')], NeedsMore(), SumTask().problems("train", 1), tmp_path / "c"
+        )
+
+
+@pytest.mark.parametrize("name", [*BUILT_IN, *PRESETS])
+def test_every_built_in_task_stands_a_problem_of_a_log(tmp_path: Path, name: str) -> None:
+    task = load_task(name)
+    right, wrong = (18, "19") if isinstance(task, ExactMath) else ("True", "False")
+    record = {
+        "messages": [
+            {"role": "user", "content": "Ann has 2 bags of 9 nuts. How many nuts has she?"},
+            {"role": "assistant", "tool_calls": [called("multiply", '{"a": 2, "b": 9}')]},
+            {"role": "tool", "tool_call_id": "c1", "content": "18"},
+            {"role": "assistant", "content": f"The answer is {right}."},
+        ],
+        "gold": right,
+    }
+    other = {**record, "gold": wrong, "problem_id": "other"}
+    log = write_log(tmp_path / "log.jsonl", record, other)
+    report = import_chains(read_log(openai_chat, log), task, [], tmp_path / "c", own_problems=True)
+    assert (report.chains, report.unreadable) == (2, ())
+    assert report.models["recorded"].correct == 1
+
+
+def test_a_right_answer_of_the_log_that_the_task_does_not_take_is_listed_once(tmp_path: Path) -> None:
+    entries = [attempt('stop("7")', gold="8"), attempt('stop("6")', gold="8"), attempt(gold="7")]
+    report, _ = imported(entries, tmp_path / "c.jsonl")
+    (other,) = report.other_golds
+    assert (other.problem_id, other.recorded, other.gold) == ("train-0-0", "8", "7")
 
 
 def test_a_record_with_a_gold_answer_is_a_problem_only_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -199,6 +277,18 @@ def test_an_import_goes_on_where_it_was_killed_and_reports_on_all(tmp_path: Path
     assert out.read_bytes() == before
 
 
+def test_importing_again_reads_each_chain_once_however_many_a_problem_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [attempt('stop("7")') for _ in range(20)]
+    imported(entries, tmp_path / "c.jsonl")
+    read = []
+    kept = ByProblem._read
+    monkeypatch.setattr(ByProblem, "_read", lambda self, place: read.append(place) or kept(self, place))
+    report, _ = imported(entries, tmp_path / "c.jsonl")
+    assert (report.already_there, len(read)) == (20, 20)
+
+
 def test_a_log_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     imported([attempt('stop("7")')], tmp_path / "c.jsonl")
     with pytest.raises(DataError, match="is not what was imported from it before"):
@@ -222,7 +312,9 @@ STOPPED = conversation({"role": "assistant", "content": "7"})
 @pytest.mark.parametrize(
     ("bad", "fault"),
     [
-        ("{not json", "line 2, cannot be imported: it is no JSON"),
+        ("{not json", "line 2, cannot be imported: it is no JSON (Expecting"),
+        ('{"messages": [{"role": "us', "it is no JSON (the line ends too early)"),
+        ('{"messages": [', "it is no JSON (the line ends too early)"),
         ("[1]", "line 2, cannot be imported: the record is no JSON object"),
         ('{"text": 1}', "line 2, cannot be imported: a field is missing: 'messages'"),
         ('{"messages": [{"role": "boss"}]}', "turn 1 has no known role: 'boss'"),
@@ -311,6 +403,102 @@ def test_tool_calls_are_run_again_and_parallel_ones_become_successive_steps(tmp_
     }
 
 
+def results_of(calls: list[dict[str, Any]], *back: dict[str, Any]) -> list[str | None]:
+    record = conversation({"role": "assistant", "tool_calls": calls}, *back)
+    (made,) = openai_chat(record, PLACE)
+    return [call.result for call in made.calls]
+
+
+def test_a_result_belongs_to_the_call_of_its_id_and_by_place_only_without_ids() -> None:
+    two = [called("add", "{}", "a"), called("add", "{}", "b")]
+    same = [called("add", "{}", "a"), called("add", "{}", "a")]
+    first = {"role": "tool", "tool_call_id": "a", "content": "1"}
+    second = {"role": "tool", "tool_call_id": "b", "content": "2"}
+    assert results_of(two, second, first) == ["1", "2"]
+    assert results_of(two, second) == [None, "2"]
+    assert results_of(same, first, first | {"content": "2"}) == ["1", "2"]
+    plain = {"role": "tool", "content": "1"}
+    assert results_of(two, plain, plain | {"content": "2"}) == ["1", "2"]
+    assert results_of(two, plain) == ["1", None]
+    assert results_of(two[:1], first | {"content": None}) == [None]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("**170.4**", "170.4"),
+        ("So Tina has 170.4 dollars left.\n\nAnswer: 170.4", "170.4"),
+        ("\\boxed{170.4}", "170.4"),
+        ("The answer is 170.4.", "170.4"),
+        ("The final answer is $\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"),
+        ("**Answer:** $170.40 per day, of 3. Thanks!", "$170.40 per day, of 3"),
+        ("First answer: 5. No.\n#### 1,200", "1,200"),
+        ("**Step 1**: add.\nTina has **5 apples**.\n\n**Note:** none", "5 apples"),
+        ("The answer is (B) 150 m.", "(B) 150 m"),
+        ("The answer is 5 because 2 + 3 = 5.", "5"),
+        ("The answer is\n\n**True**", "True"),
+        ("170.4 dollars are left.", None),
+        ("$170.40", None),
+        ("I **really** cannot tell **which of the two it is**:", "really"),
+        ("No idea.", None),
+    ],
+)
+def test_the_answer_is_read_from_the_last_text(text: str, answer: str | None) -> None:
+    assert answer_of(text) == answer
+    (made,) = openai_chat(conversation({"role": "assistant", "content": text}), PLACE)
+    assert made.final == (text if answer is None else answer)
+    note = "last text taken as the answer" if answer is None else "answer read from the last text"
+    assert made.notes == (note,)
+
+
+def test_a_last_turn_without_words_is_no_answer(tmp_path: Path) -> None:
+    silent = conversation({"role": "assistant", "content": None, "refusal": "I cannot."})
+    report, (chain,) = chains_of(tmp_path, silent)
+    assert (chain.answer, chain.stop_reason) == (None, StopReason.RECORD_ENDED)
+    assert report.notes == {"last turn without words or a call, no answer": 1}
+
+
+def test_last_texts_in_which_there_is_no_answer_are_counted(tmp_path: Path) -> None:
+    long = "First there were 0 of them and then 7 more came, which I added."
+    records = [conversation({"role": "assistant", "content": text}) for text in (long, "8", "7")]
+    report, _ = chains_of(tmp_path, *records)
+    assert report.notes["last text that cannot be read as an answer, wrong for that"] == 1
+
+
+EXAMPLE = [{"role": "user", "content": "What is 1 + 7?"}, {"role": "assistant", "content": "8"}]
+
+
+def test_an_attempt_begins_at_the_last_question_that_is_a_problem(tmp_path: Path) -> None:
+    record = conversation(
+        {"role": "assistant", "tool_calls": [called("add", '{"a": 0, "b": 7}')]},
+        {"role": "tool", "tool_call_id": "c1", "content": "7"},
+        {"role": "user", "content": "Go on."},
+        {"role": "assistant", "content": "7"},
+    )
+    record["messages"] = [*EXAMPLE, *record["messages"]]
+    report, (chain,) = chains_of(tmp_path, record)
+    assert (chain.problem_id, chain.outcome) == ("train-0-0", Outcome.CORRECT)
+    assert [step.reply for step in chain.steps] == ["add(0, 7)", 'stop("7")']
+    assert report.notes["turns before the last question left out"] == 1
+    assert report.notes["words of the user after the first reply left out"] == 1
+
+
+def test_the_question_may_be_named_beside_the_messages(tmp_path: Path) -> None:
+    record = conversation({"role": "assistant", "content": "10"}, gold="10", question="What is 5 + 5?")
+    wrapped = {"role": "user", "content": "Now this one.\nWhat is 5 + 5?"}
+    record["messages"] = [*EXAMPLE, wrapped, record["messages"][-1]]
+    log = write_log(tmp_path / "log.jsonl", record)
+    entries = list(read_log(openai_chat, log))
+    report, (chain,) = imported(entries, tmp_path / "c.jsonl", own_problems=True)
+    assert (chain.prompt[-1]["content"], chain.outcome) == ("What is 5 + 5?", Outcome.CORRECT)
+    assert [step.reply for step in chain.steps] == ['stop("10")']
+    del record["question"]
+    log = write_log(tmp_path / "log.jsonl", record)
+    report, chains = imported(list(read_log(openai_chat, log)), tmp_path / "d.jsonl", own_problems=True)
+    assert chains == []
+    assert "the field `question` must say" in report.without_problem[0].why
+
+
 @pytest.mark.parametrize(
     ("call", "reply", "failure"),
     [
@@ -379,6 +567,20 @@ def test_an_annotated_solution_is_executed_and_its_question_is_the_problem(tmp_p
     assert (report.disagreements, report.own_problems) == ((), 1)
 
 
+def test_annotations_that_cannot_be_read_are_noted_and_stops_have_no_recorded_result() -> None:
+    record = {
+        "question": "?",
+        "ground_truth": "A: 1",
+        "solution": "<<3/4=0.75 <<83.3>> <<1+1=2>>2\nA: 2",
+    }
+    (made,) = load_importer("gsm8k_annotated")(record, PLACE)
+    assert [(call.reply, call.result) for call in made.calls] == [
+        ('calculate("1+1")', "2"),
+        ("stop(2)", None),
+    ]
+    assert made.notes == ("annotation that cannot be read",) * 2
+
+
 def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
     shared_data: Path, tmp_path: Path
 ) -> None:
@@ -392,8 +594,11 @@ def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
     )
     assert (report.records, report.chains, report.own_problems) == (2640, 2640, 660)
     assert len(report.disagreements) <= 3
-    assert report.exact + report.rounded + len(report.different) == report.calls == 10_900
-    assert 0 < len(report.different) < 60
+    compared = report.exact + len(report.rounded) + len(report.different)
+    assert (report.calls, compared + report.unrecorded) == (10_900, 10_900)
+    assert compared == 8267
+    assert report.notes["annotation that cannot be read"] == 5
+    assert 0 < len(report.different) < 80
 
 
 # --- logic programs -----------------------------------------------------------------------------
@@ -580,6 +785,11 @@ def test_rules_without_annotations_find_their_sentences_in_any_order(order: list
     assert [number for _, _, number, _ in align(stated, theory)] == order
 
 
+def test_the_prover_needs_functions_that_state_formulas() -> None:
+    with pytest.raises(ConfigError, match="the prover needs a task whose chains state formulas"):
+        ClassicalTally(SumTask().function_set())
+
+
 # --- the command line ---------------------------------------------------------------------------
 
 
@@ -603,9 +813,7 @@ def rightcall(
 def test_the_command_prints_tables_json_and_a_report_file(
     rightcall: Callable[..., str], tmp_path: Path
 ) -> None:
-    log = write_log(
-        tmp_path / "log.jsonl", STOPPED, {"messages": []}, conversation(question="x", model="\x1b[31m")
-    )
+    log = write_log(tmp_path / "log.jsonl", STOPPED, {"messages": []}, conversation(model="\x1b[31m"))
     out = tmp_path / "chains.jsonl"
     command = ("import", "openai_chat", log, "--task", SUMS, "--split", "train", "--out", out)
     shown = rightcall(*command, "--skip-bad", "--report", tmp_path / "report.json")
@@ -635,3 +843,28 @@ def test_problems_that_a_log_gives_itself_are_written_beside_its_chains(
     )
     problem = Problem.model_validate_json((tmp_path / "chains.problems.jsonl").read_text())
     assert (problem.answer, problem.metadata["origin"]) == ("10", "log")
+
+
+def test_what_was_imported_goes_out_and_comes_back_under_the_same_keys(
+    rightcall: Callable[..., str], tmp_path: Path
+) -> None:
+    record = {
+        "question": "Ann has 2 bags of 9 nuts. How many nuts has she?",
+        "ground_truth": "She has 2*9 = <<2*9=18>>18 nuts.\nA: 18",
+        "large": {"solution": "2*9 = <<2*9=18>>18\n#### 18", "is_correct": True},
+    }
+    log = write_log(tmp_path / "log.jsonl", record, record | {"large": {"solution": "A: 17"}})
+    made, row, back = (tmp_path / name for name in ("made.jsonl", "row.jsonl", "back.jsonl"))
+    problems = tmp_path / "made.problems.jsonl"
+    data = write_log(tmp_path / "data.jsonl", {"question": "What is 1 + 1?", "answer": "#### 2"})
+    task = ("--task", "gsm8k", "-o", f"path={data}")
+    rightcall("import", "gsm8k_annotated", log, *task, "--own-problems", "--out", made)
+    rightcall("export", "chains", made, "--problems", problems, "--out", row)
+    rows = [json.loads(line) for line in row.read_text().splitlines()]
+    assert sorted((one["sample"], one["gold"]) for one in rows) == [(0, "18"), (1, "18")]
+    row.write_text("".join(json.dumps(one) + "\n" for one in reversed(rows)))
+    command = ("import", "openai_chat", row, *task, "--problems", problems)
+    report = json.loads(rightcall(*command, "--out", back, "--json"))
+    assert (report["chains"], report["own_problems"], report["other_golds"]) == (2, 0, [])
+    before, after = ({c.key: c.judgement for c in ChainStore(path)} for path in (made, back))
+    assert before == after

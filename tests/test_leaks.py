@@ -47,6 +47,83 @@ def test_what_is_a_leak_and_what_is_not(train, expected):
     assert kind(train) == expected
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "Solve this carefully, step by step. {} Put the answer in a box.",
+        "Q: What is 2 and 3? A: 5\n\nQ: {}\nA:",
+        "{} And how much would she pay for two of each?",
+        "x {}",
+    ],
+)
+def test_a_test_question_within_a_longer_text_is_found(wrapped):
+    train = wrapped.format(QUESTION)
+    assert kind(train, threshold=1) is Kind.CONTAINED
+    assert not find_leaks([train], [problem(QUESTION)], threshold=1).ok
+    assert kind(train.replace("3 pens", "4 pens"), threshold=1) is None
+
+
+def test_a_short_question_or_a_part_of_one_is_not_looked_for_in_longer_texts():
+    assert kind("They ask: what is 2 and 3? Then they rest.", "What is 2 and 3?") is None
+    assert kind(QUESTION.partition(". ")[0], QUESTION) is None
+
+
+def test_every_test_question_that_begins_alike_is_found_in_a_longer_text():
+    tests = [problem(f"{QUESTION} Then {'and then ' * n}she rests.", name=str(n)) for n in range(4)]
+    report = find_leaks([f"Well: {tests[3].question}", f"Now: {tests[1].question} So."], tests)
+    assert {leak.test_id for leak in report.of(Kind.CONTAINED)} == {"1", "3"}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("A house is $1,000 and 25% more.", "A house is $1000 and 25 percent more."),
+        ("A house is $1,250,000.00 now.", "A house is $1250000 now."),
+        ("Of 12 take .5 times 12.", "Of 12 take 0.50 times 12."),
+        ("She has ３ pens and １２ cups.", "She has 3 pens and 12 cups."),
+        ("She\u200b has 3\u200d pens\ufeff and cups.", "She has 3 pens and cups."),
+        ("A ﬁne day of 3 pens.", "A fine day of 3 pens."),
+    ],
+)
+def test_how_a_number_or_a_character_is_written_makes_no_difference(train, test):
+    assert kind(train, test) is Kind.EXACT
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Take 2.5 of them and go.", "Take 2, 5 of them and go."),
+        ("Take 1,000 of them and go.", "Take 1, 0 of them and go."),
+        ("Take 0.5 of them and go.", "Take 5 of them and go."),
+        ("Take 10 of them and go.", "Take 1 of them and go."),
+    ],
+)
+def test_other_numbers_stay_other_numbers(train, test):
+    assert kind(train, test) is None
+
+
+def test_a_template_of_many_problems_is_compared_once_and_each_problem_is_named(monkeypatch):
+    """Every test problem, with a training item of the same answer where there is one."""
+    compared = []
+    plain = Levenshtein.normalized_similarity
+    monkeypatch.setattr(
+        Levenshtein,
+        "normalized_similarity",
+        lambda *given, **options: compared.append(1) or plain(*given, **options),
+    )
+
+    def made(n, name):
+        text = f"Bob has {n} apples and Tom gives him {n + 1} more, how many has he in all his bags?"
+        return problem(text, str(n % 7), f"{name}{n}")
+
+    train, test = [made(n, "a") for n in range(300)], [made(n, "b") for n in range(1000, 1100)]
+    report = find_leaks(train, test, numbers=False)
+    assert len(compared) == len(train)
+    assert [leak.test_id for leak in report.leaks] == [one.id for one in test]
+    assert all(leak.same_answer and leak.similarity == 1 for leak in report.of(Kind.NEAR))
+    assert {leak.train_item for leak in report.leaks} == {f"a{n}" for n in range(7)}
+
+
 def test_templates_with_other_numbers_are_found_when_asked_for():
     train = QUESTION.replace("3", "7").replace("9", "12")
     assert kind(train) is None

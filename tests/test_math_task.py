@@ -449,3 +449,14 @@ def test_unknown_options_are_refused():
         list(MathTask(steps=(2, 9)).problems("train", 1))
     with pytest.raises(ConfigError, match="split"):
         list(TASK.problems("dev", 1))
+
+
+def test_of_a_very_long_chain_it_is_not_said_which_calls_are_a_waste_but_it_is_judged():
+    calls = [f"multiply(20, {number})" for number in range(700)]
+    verdict = judge("multiply(20, 12)", *calls, "subtract(240, 5)", "stop(235)")
+    assert verdict.process_correct is True
+    assert verdict.wrong_steps == ()
+    assert any("not said which are a waste" in said for said in verdict.evidence)
+    few = judge("multiply(20, 12)", *calls[:40], "subtract(240, 5)", "stop(235)")
+    assert few.wrong_steps
+    assert not any("not said" in said for said in few.evidence)

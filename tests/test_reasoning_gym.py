@@ -10,7 +10,7 @@ from rightcall.chain import Outcome
 from rightcall.check import check_task, gold_chain
 from rightcall.errors import ConfigError, DataError
 from rightcall.task import Proved, load_task
-from rightcall.tasks.gym_scoring import dataset, evaluates, harmless
+from rightcall.tasks.gym_scoring import UNUSABLE, dataset, evaluates, harmless
 from rightcall.tasks.reasoning_gym import ReasoningGymTask
 
 
@@ -63,6 +63,25 @@ def test_a_task_passes_its_check():
 def test_a_wrong_option_is_answered_with_the_right_one(options, message):
     with pytest.raises(ConfigError, match=message):
         load_task("reasoning_gym", **options)
+
+
+@pytest.mark.parametrize(
+    ("generator", "reason"),
+    [
+        ("rubiks_cube", "tells no answer"),
+        ("ransom_note", "other problems in every process"),
+        ("composite", "mixture"),
+    ],
+)
+def test_a_generator_that_makes_no_task_is_refused_with_the_reason(generator, reason):
+    with pytest.raises(ConfigError, match=f"cannot be used: .*{reason}.*{generator}"):
+        ReasoningGymTask(generator)
+
+
+def test_only_generators_that_there_are_are_refused():
+    from reasoning_gym.factory import DATASETS
+
+    assert DATASETS.keys() >= UNUSABLE.keys()
 
 
 def test_a_count_is_needed():

@@ -358,6 +358,26 @@ def test_a_record_that_is_no_problem_is_named(tmp_path: Path) -> None:
         list(ProofWriterTask(str(file)).problems("train"))
 
 
+@pytest.mark.parametrize(
+    ("task", "record", "right"),
+    [
+        ("prontoqa", {"id": "ProofWriter_AttNoneg_Q1"}, "proofwriter"),
+        ("prontoqa", {"id": "a", "options": ["A) True", "B) False", "C) Unknown"]}, "proofwriter"),
+        ("proofwriter", {"id": "ProntoQA_1"}, "prontoqa"),
+        ("proofwriter", {"id": "a", "options": ["A) True", "B) False"]}, "prontoqa"),
+        ("proofwriter", {"id": "a", "query": "True or false: Bob is red."}, "prontoqa"),
+    ],
+)
+def test_problems_of_the_one_data_set_are_not_taken_for_the_other(
+    tmp_path: Path, task: str, record: dict[str, object], right: str
+) -> None:
+    given = {"context": "Bob is cold.", "question": "True or false? Bob is red.", "answer": "B"}
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps([{**given, **record}]))
+    with pytest.raises(DataError, match=f"record 1, is a problem of {right}, not of {task}"):
+        list(load_task(task, path=str(file)).problems("train"))
+
+
 def test_prontoqa_problems_of_both_kinds_of_file_are_read(tmp_path: Path) -> None:
     one = {
         "id": "ProntoQA_1",

@@ -321,6 +321,11 @@ class ByProblem:
         """(task, problem id) of every problem, sorted."""
         return sorted(self._places)
 
+    def get(self, task: str, problem_id: str, key: str) -> Chain | None:
+        """The chain with that key; None if there is none."""
+        place = self._places.get((task, problem_id), {}).get(key)
+        return None if place is None else self._read(place)
+
     def chains(self, task: str, problem_id: str) -> list[Chain]:
         """The chains of a problem, sorted by key."""
         return [

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from rightcall.chain import Chain, Frozen, Outcome, Problem
-from rightcall.errors import CallError, DataError, DefinitionError
+from rightcall.errors import CallError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, example_result
 from rightcall.models import Reply
 from rightcall.pairs import normalised
@@ -108,8 +108,9 @@ def check_task(
     """Check `count` problems of each split (None for all) with the functions of a subset. Examples
     are run of all functions.
 
-    Nothing here asks a model. A report comes back whatever is wrong with the problems; a task
-    that cannot give problems at all raises its own error.
+    Nothing here asks a model. A report comes back whatever is wrong with the problems. A split that is
+    not there (`MissingSplit`) is left out, unless there is none at all; any other error of the task,
+    such as a record that cannot be read, is raised.
     """
     functions = task.function_set(subset)
     splits, missing = _splits(task, count, seed)
@@ -155,16 +156,17 @@ def check_task(
 def _splits(
     task: Task, count: int | None, seed: int
 ) -> tuple[dict[str, list[Problem]], dict[str, str]]:
+    """The problems of the splits that there are, and what the task says of those that there are not."""
     splits: dict[str, list[Problem]] = {}
-    missing: dict[str, str] = {}
+    missing: dict[str, MissingSplit] = {}
     for split in SPLITS:
         try:
             splits[split] = list(task.problems(split, count, seed))
-        except DataError as error:
-            missing[split] = str(error)
-            if len(missing) == len(SPLITS):
-                raise
-    return splits, missing
+        except MissingSplit as error:
+            missing[split] = error
+    if not splits:
+        raise missing[SPLITS[0]]
+    return splits, {split: str(error) for split, error in missing.items()}
 
 
 def flags_of(problem: Problem) -> tuple[str, ...]:

@@ -59,6 +59,12 @@ ChainsFiles = Annotated[
 RightBy = Annotated[
     str, typer.Option("--by", help="Chains end well by process (and answer), or by answer alone.")
 ]
+Problems = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--problems", metavar="FILE", help="Problems beside the task's own, as import writes them."
+    ),
+]
 PairsFile = Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs file.")]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same problems and chains.")]
@@ -362,6 +368,7 @@ def import_(
         typer.Option(help="Where to look for problems; may be repeated. All by default."),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Problems of each split to look through.")] = 20_000,
+    problems: Problems = None,
     own_problems: Annotated[
         bool,
         typer.Option("--own-problems", help="A record with a gold answer may be the problem itself."),
@@ -385,6 +392,8 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Chains from logs of large models: every call executed again, every answer judged; resumable."""
+    from itertools import chain as joined
+
     from rightcall import importing, terminal
     from rightcall.files import write_whole
     from rightcall.importing.proving import ClassicalTally
@@ -394,11 +403,12 @@ def import_(
     reader = importing.load_importer(importer)
     splits = split or list(SPLITS)
     classical = ClassicalTally(loaded.function_set(chosen)) if prover else None
-    problems: dict[str, Problem] = {}
+    given = _given(problems)
+    used: dict[str, Problem] = {}
     with terminal.progress(f"import into {task}", None) as advance:
 
         def on_chain(problem: Problem, chain: Chain) -> None:
-            problems[problem.id] = problem
+            used[problem.id] = problem
             if classical is not None:
                 classical.add(problem, chain)
             advance(chain)
@@ -406,18 +416,19 @@ def import_(
         made = importing.import_chains(
             importing.read_logs(reader, logs, model=model, skip_bad=skip_bad),
             loaded,
-            importing.every_problem(loaded, splits, count, seed),
+            joined(given, importing.every_problem(loaded, splits, count, seed)),
             out,
             source=source,
             functions=chosen,
             own_problems=own_problems,
+            skip_bad=skip_bad,
             on_chain=on_chain,
             looked_in=f"among the first {count} of {', '.join(splits)}",
         )
     if problems_out is None and made.own_problems:
         problems_out = out.with_suffix(".problems.jsonl")
     if problems_out is not None:
-        lines = (f"{problem.model_dump_json()}\n" for problem in problems.values())
+        lines = (f"{problem.model_dump_json()}\n" for problem in used.values())
         write_whole(problems_out, "".join(lines))
     if classical is not None:
         made = made.model_copy(update={"classical": classical.figures()})
@@ -448,6 +459,7 @@ def export_chains(
     keep: Annotated[
         str, typer.Option(help="all, correct, or right (for the right reason, as far as is known).")
     ] = "all",
+    problems: Problems = None,
     task: ExportTask = None,
     option: Option = None,
 ) -> None:
@@ -463,7 +475,8 @@ def export_chains(
         raise DataError("there are no chains", value=[str(path) for path in chains])
     skipped: Counter[str] = Counter()
     loaded = _load(task or first.task, option)
-    rows = exporting.chain_rows(joined([first], every), loaded, keep, skipped)
+    asked = _given(problems) if problems else None
+    rows = exporting.chain_rows(joined([first], every), loaded, keep, skipped, asked)
     made = f"Chains of {loaded.name}, {keep} of them, by one function call after the other."
     _show_export(exporting.write(rows, out, form=form, what="chains", made=made), skipped)
 
@@ -886,6 +899,14 @@ def _every(paths: list[Path]) -> Iterator[Chain]:
 
     stores = [ChainStore(_existing(path)) for path in paths]
     return (chain for store in stores for chain in store.latest())
+
+
+def _given(files: list[Path] | None) -> list[Problem]:
+    """The problems of files, which must be there."""
+    from rightcall.chain import Problem
+    from rightcall.files import read_lines
+
+    return [one for path in files or () for one in read_lines(_existing(path), Problem)]
 
 
 def _by_process(by: str) -> bool:

@@ -46,6 +46,10 @@ class DataError(RightCallError):
     """A file is malformed or files do not belong together. Boundary: reading a stage's input."""
 
 
+class MissingSplit(DataError):
+    """A task's data has no problems of a split. Boundary: what can do without that split."""
+
+
 class RenderingError(RightCallError):
     """A conversation cannot be turned into tokens and a train mask. Boundary: tokenisation."""
 

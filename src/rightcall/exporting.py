@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rightcall.chain import JSON, Chain, Message, Outcome
+from rightcall.chain import JSON, Chain, Message, Outcome, Problem
 from rightcall.dialects import DIALECTS, conversation
 from rightcall.errors import ConfigError, DataError, nearest
 from rightcall.functions import FunctionSet
@@ -60,8 +60,6 @@ class Native:
         return self._sets[shown]
 
     def _found(self, shown: str) -> FunctionSet:
-        from rightcall.chain import Problem
-
         nothing = Problem(id="", question="", answer="")
         for subset in self._subsets:
             functions = self.task.function_set(subset)
@@ -127,13 +125,20 @@ def tools(functions: FunctionSet) -> list[JSON]:
 
 
 def chain_rows(
-    chains: Iterable[Chain], task: Task, keep: str = "all", skipped: Counter[str] | None = None
+    chains: Iterable[Chain],
+    task: Task,
+    keep: str = "all",
+    skipped: Counter[str] | None = None,
+    problems: Iterable[Problem] | None = None,
 ) -> Iterator[Row]:
-    """A row for each chain: `messages`, `tools`, and what it is. Errored chains are left out; so is a
-    last turn that may have been cut."""
+    """A row for each chain: `messages`, `tools`, and what it is; with `problems` also its `gold` answer
+    (empty if its problem is not among them). Errored chains are left out; so is a last turn that may
+    have been cut."""
     if keep not in KEPT:
         raise ConfigError("no such choice of chains", value=keep, remedy=nearest(keep, KEPT))
     native, left = Native(task), Counter[str]() if skipped is None else skipped
+    numbers: set[tuple[str, str, int]] = set()
+    answers = None if problems is None else {one.id: one.answer for one in problems}
     for chain in chains:
         if chain.task != task.name:
             raise DataError(
@@ -144,7 +149,19 @@ def chain_rows(
         elif not KEPT[keep](chain):
             left[f"not {keep}"] += 1
         else:
-            yield _chain_row(chain, native)
+            row = _chain_row(chain, native)
+            row["sample"] = _number(chain, numbers)
+            yield row if answers is None else {**row, "gold": answers.get(chain.problem_id, "")}
+
+
+def _number(chain: Chain, taken: set[tuple[str, str, int]]) -> int:
+    """The chain's sample number, or the next that is free: chains of several collections may share
+    one, and a reader takes them for the same attempt."""
+    number = chain.sample
+    while (chain.model, chain.problem_id, number) in taken:
+        number += 1
+    taken.add((chain.model, chain.problem_id, number))
+    return number
 
 
 def _chain_row(chain: Chain, native: Native) -> Row:
@@ -156,7 +173,9 @@ def _chain_row(chain: Chain, native: Native) -> Row:
         "tools": tools(functions),
         "task": chain.task,
         "problem_id": chain.problem_id,
+        "question": chain.prompt[-1]["content"],
         "model": chain.model,
+        "sample": chain.sample,
         "source": chain.source,
         "key": chain.key,
         "answer": chain.answer or "",
@@ -212,14 +231,21 @@ _COUNTED = (
 
 
 def write(rows: Iterable[Row], out: str | Path, *, form: str, what: str, made: str) -> Written:
-    """Write rows as `openai` or `trl` (JSON lines) or as `parquet`: to a file, or to a folder with a
-    data set card. `what` is "chains" or "pairs"; `made` is a sentence for the card about how they were
-    made. A file appears whole or not at all. Raises `ConfigError`; `DataError` if there is no row."""
+    """Write rows as `openai` or `trl` (JSON lines) or as `parquet`: to a file, if `out` ends with
+    .jsonl, .json or .parquet, else to a folder with a data set card. `what` is "chains" or "pairs";
+    `made` is a sentence for the card about how they were made. A file appears whole or not at all.
+    Raises `ConfigError`; `DataError` if there is no row."""
     if form not in FORMS:
         raise ConfigError("no such form", value=form, remedy=nearest(form, FORMS))
     out = Path(out)
     suffix = ".parquet" if form == "parquet" else ".jsonl"
-    file = out if out.suffix else out / f"train{suffix}"
+    file = out if out.suffix in _FILES else out / f"train{suffix}"
+    if file != out and out.is_file():
+        raise ConfigError(
+            "there is a file where the folder is to be",
+            value=str(out),
+            remedy=f"Give another folder, or a file that ends with {suffix}.",
+        )
     counts: dict[str, Counter[str]] = {}
     counted = _counted(rows if form == "openai" else map(as_text_column, rows), counts)
     number = _whole(file, _write_parquet if form == "parquet" else _write_lines, counted)
@@ -232,6 +258,7 @@ def write(rows: Iterable[Row], out: str | Path, *, form: str, what: str, made: s
 
 
 FORMS = ("openai", "trl", "parquet")
+_FILES = (".jsonl", ".json", ".parquet")
 
 
 def _counted(rows: Iterable[Row], counts: dict[str, Counter[str]]) -> Iterator[Row]:
@@ -295,7 +322,7 @@ def _schema(row: Row) -> Any:
     call = pa.struct([("id", pa.string()), ("type", pa.string()), ("function", called)])
     turn = [("role", pa.string()), ("content", pa.string()), ("tool_call_id", pa.string())]
     turns = pa.list_(pa.struct([*turn, ("tool_calls", pa.list_(call))]))
-    kinds = {list: turns, bool: pa.bool_(), str: pa.string()}
+    kinds = {list: turns, bool: pa.bool_(), int: pa.int64(), str: pa.string()}
     return pa.schema([(name, kinds[type(value)]) for name, value in row.items()])
 
 

@@ -1,9 +1,12 @@
 """Test questions in training data: the same ones, and nearly the same ones.
 
-Three kinds are told apart, from the plainest to the least certain:
+Four kinds are told apart, from the plainest to the least certain:
 
-- *exact*: the same words, up to case, punctuation and spacing;
+- *exact*: the same words, up to case, punctuation, spacing and how a number is written (`1,000` and
+  `1000`, `25%` and `25 percent`);
 - *reordered*: the same sentences in another order;
+- *contained*: a test question of 8 words or more stands word for word in a longer training text, such
+  as a prompt with examples, or two questions in one;
 - *near*: nearly the same words with the same numbers, so that a word was exchanged, put in or left
   out. The similarity is 1 less the share of words to be edited (of the longer question).
 
@@ -14,19 +17,18 @@ that of the other. `numbers=False` finds them too, which tells whether a test is
 An exact one is a leak. A near one may be none: where the answers differ, the word that was exchanged
 is the one that matters (a "not", another name). So each says whether the answers are the same.
 
-**Cost.** Every near pair is found. Test questions with the same numbers and about the same length are
-held against a training question by how many words they have in common, for thousands at once;
-`rapidfuzz` compares the few that remain. 100,000 training and 5,000 test word
-problems take some 20 seconds on one core. The worst case, texts without numbers, all of one length
-and of few words, takes 5 ms a training question (against 5,000).
+**Cost.** Every near pair is found. Each distinct text is compared once: test questions with the same
+numbers and about the same length are held against a training question by how many words they have in
+common, for thousands at once; `rapidfuzz` compares the few that remain.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 NEAR = 0.9
 """Of ten words one may differ."""
 SHOWN = 5
+LONG = 8
+"""Words that a test question needs, to be looked for within longer texts: fewer may well be chance."""
 _BUCKETS = 128
 _COUNTING = (
     *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -64,12 +68,34 @@ NUMBER_WORDS = {word: value for value, word in enumerate(_COUNTING, 1)} | {
 
 
 def normalised(question: str) -> str:
-    """A question's words, without case, punctuation and spacing.
+    """A question's words, without case, punctuation, spacing, invisible characters and forms of
+    characters (full width, ligatures).
 
     >>> normalised("Ann  has 3 apples;\\nhow many?")
     'ann has 3 apples how many'
     """
-    return " ".join(re.findall(r"\w+|[^\w\s.,;:!?'\"]", question.casefold()))
+    return " ".join(re.findall(r"\w+|[^\w\s.,;:!?'\"]", _visible(question).casefold()))
+
+
+def _visible(text: str) -> str:
+    """The text in compatibility form, without characters of no width."""
+    if text.isascii():
+        return text
+    shown = unicodedata.normalize("NFKC", text)
+    return "".join(character for character in shown if unicodedata.category(character) != "Cf")
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text, as `normalised` has them, but with every number in one form and one piece.
+
+    >>> _words("$1,000.50 is .5% or 0.50 percent")
+    ['$', '1000.5', 'is', '0.5', '%', 'or', '0.5', '%']
+    """
+    text = re.sub(r"\bper\s?cent\b", "%", text.casefold())
+    text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", lambda n: n[0].replace(",", ""), text)
+    text = re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)
+    text = re.sub(r"(?<![\d.])(\d+)(?:\.0+|(\.\d*?[1-9])0*)(?![\d.]*\d)", r"\1\2", text)
+    return re.findall(r"\d+\.\d+|\w+|[^\w\s.,;:!?'\"]", text)
 
 
 class Kind(StrEnum):
@@ -77,6 +103,7 @@ class Kind(StrEnum):
 
     EXACT = "exact"
     REORDERED = "reordered"
+    CONTAINED = "contained"
     NEAR = "near"
 
 
@@ -85,7 +112,7 @@ class Leak(Frozen):
 
     kind: Kind
     similarity: float
-    """1 for an exact or reordered one, otherwise from the threshold up."""
+    """From the threshold up for a near one; 1 for the others."""
     test_id: str
     train_item: str
     """The id of a problem or of a pair's problem, or the number of a bare question."""
@@ -107,8 +134,9 @@ class LeakReport(Frozen):
 
     @property
     def ok(self) -> bool:
-        """No test question is in the training data word for word, in whatever order of sentences."""
-        return not self.of(Kind.EXACT) and not self.of(Kind.REORDERED)
+        """No test question is in the training data word for word, in whatever order of sentences, or
+        within a longer text."""
+        return all(leak.kind is Kind.NEAR for leak in self.leaks)
 
     def table(self) -> Table:
         """For the terminal."""
@@ -152,20 +180,10 @@ def find_leaks(
     if not 0.5 <= threshold <= 1:
         raise ConfigError("threshold out of range", value=threshold, remedy="Give 0.5 to 1.")
     known = _Index(list(test), threshold, numbers)
-    best: dict[int, Leak] = {}
     count = 0
     for count, item in enumerate(train, 1):
-        for place, leak in known.like(item, count):
-            if place not in best or _rank(leak) > _rank(best[place]):
-                best[place] = leak
-    return LeakReport(
-        train=count, test=len(known.problems), leaks=tuple(best[place] for place in sorted(best))
-    )
-
-
-def _rank(leak: Leak) -> tuple[int, float, bool]:
-    plainest = -list(Kind).index(leak.kind)
-    return plainest, leak.similarity, leak.same_answer is not False
+        known.hold_against(item, count)
+    return LeakReport(train=count, test=len(known.problems), leaks=tuple(known.leaks()))
 
 
 @dataclass(frozen=True)
@@ -173,22 +191,26 @@ class _Text:
     """A question as it is compared."""
 
     sentences: tuple[str, ...]
+    spelled: tuple[str, ...]
+    """Its words, number words as digits."""
     words: tuple[str, ...]
+    """The same, but without the numbers where they need not agree."""
     numbers: tuple[str, ...]
     """Sorted; empty where they need not agree."""
 
     @classmethod
     def of(cls, question: str, numbers: bool) -> _Text:
-        parts = [normalised(part) for part in re.split(r"(?<=[.?!])\s+|\n", question)]
-        words = [str(NUMBER_WORDS.get(word, word)) for part in parts for word in part.split()]
-        found = sorted(word for word in words if _is_number(word))
+        parts = [_words(part) for part in re.split(r"(?<=[.?!])\s+|\n", _visible(question))]
+        spelled = tuple(str(NUMBER_WORDS.get(word, word)) for part in parts for word in part)
+        found = sorted(filter(_is_number, spelled))
+        words = spelled
         if found and not numbers:
-            words = ["#" if _is_number(word) else word for word in words]
-        return cls(tuple(filter(None, parts)), tuple(words), tuple(found) if numbers else ())
+            words = tuple("#" if _is_number(word) else word for word in spelled)
+        sentences = tuple(" ".join(part) for part in parts if part)
+        return cls(sentences, spelled, words, tuple(found) if numbers else ())
 
     @property
     def exact(self) -> str:
-        """As `normalised` gives it."""
         return " ".join(self.sentences)
 
     @property
@@ -200,88 +222,161 @@ def _is_number(word: str) -> bool:
     return any(character.isdigit() for character in word)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A training item that is like some test problems."""
+
+    number: int
+    item: Asked | str
+
+    @property
+    def question(self) -> str:
+        return self.item if isinstance(self.item, str) else self.item.question
+
+    @property
+    def answer(self) -> str | None:
+        """The gold answer, where it has one."""
+        return self.item.answer if isinstance(self.item, Problem) else None
+
+
+@dataclass
+class _Likeness:
+    """The test problems of one text, and the training items that are most like it so far."""
+
+    answers: set[str] = field(default_factory=set)
+    """The gold answers of the test problems."""
+    similarity: float = 0.0
+    first: _Found | None = None
+    by_answer: dict[str | None, _Found] = field(default_factory=dict)
+    """The first of them with each of the answers, and the first without an answer."""
+
+    def offer(self, similarity: float, found: _Found) -> None:
+        if similarity < self.similarity:
+            return
+        if similarity > self.similarity:
+            self.similarity, self.first, self.by_answer = similarity, found, {}
+        if found.answer is None or found.answer in self.answers:
+            self.by_answer.setdefault(found.answer, found)
+
+    def best(self, answer: str) -> _Found | None:
+        """The first item, of those with no other answer if there are any."""
+        agreeing = [self.by_answer[key] for key in (answer, None) if key in self.by_answer]
+        return min(agreeing, key=lambda found: found.number, default=self.first)
+
+
 class _Index:
-    """Test problems, ready to be found by what is like them."""
+    """Test problems, ready to be found by what is like them. Those of one text are one entry."""
 
     def __init__(self, problems: Sequence[Problem], threshold: float, numbers: bool) -> None:
         self.problems = problems
         self.threshold = threshold
         self.with_numbers = numbers
         self.texts = [_Text.of(problem.question, numbers) for problem in problems]
-        self.exact: dict[str, list[int]] = defaultdict(list)
-        self.sorted: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        for place, text in enumerate(self.texts):
-            self.exact[text.exact].append(place)
-            self.sorted[text.sorted].append(place)
-            groups[text.numbers].append(place)
-        self.groups = {key: _Group(places, self.texts) for key, places in groups.items()}
+        self.likenesses: dict[tuple[Kind, Hashable], _Likeness] = defaultdict(_Likeness)
+        lengths: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        groups: dict[tuple[str, ...], dict[tuple[str, ...], None]] = defaultdict(dict)
+        for problem, text in zip(problems, self.texts, strict=True):
+            for key in _keys(text):
+                self.likenesses[key].answers.add(problem.answer)
+            groups[text.numbers][text.words] = None
+            if len(text.spelled) >= LONG:
+                lengths[text.spelled[:LONG]].add(len(text.spelled))
+        self.lengths = dict(lengths)
+        """How long the test questions are that begin with these words."""
+        self.groups = {key: _Group(list(texts)) for key, texts in groups.items()}
         """Those whose numbers agree."""
 
-    def like(self, item: Asked | str, number: int) -> Iterator[tuple[int, Leak]]:
-        """The places of the problems that a training item is like, and how."""
-        question = item if isinstance(item, str) else item.question
-        text = _Text.of(question, self.with_numbers)
-        found = {place: (Kind.NEAR, similarity) for place, similarity in self._near(text)}
-        found |= dict.fromkeys(self.sorted.get(text.sorted, ()), (Kind.REORDERED, 1.0))
-        found |= dict.fromkeys(self.exact.get(text.exact, ()), (Kind.EXACT, 1.0))
-        for place, (kind, similarity) in found.items():
-            problem = self.problems[place]
-            yield (
-                place,
-                Leak(
-                    kind=kind,
-                    similarity=similarity,
-                    test_id=problem.id,
-                    train_item=_name(item, number),
-                    test_question=problem.question,
-                    train_question=question,
-                    same_answer=item.answer == problem.answer if isinstance(item, Problem) else None,
-                ),
-            )
+    def hold_against(self, item: Asked | str, number: int) -> None:
+        """Note what a training item is like."""
+        found = _Found(number, item)
+        text = _Text.of(found.question, self.with_numbers)
+        for key, similarity in self._like(text):
+            if key in self.likenesses:
+                self.likenesses[key].offer(similarity, found)
 
-    def _near(self, text: _Text) -> Iterator[tuple[int, float]]:
+    def _like(self, text: _Text) -> Iterator[tuple[tuple[Kind, Hashable], float]]:
+        yield (Kind.EXACT, text.exact), 1.0
+        yield (Kind.REORDERED, text.sorted), 1.0
+        for part in self._parts(text.spelled):
+            yield (Kind.CONTAINED, part), 1.0
+        for words, similarity in self._near(text):
+            yield (Kind.NEAR, words), similarity
+
+    def _parts(self, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        """What in a text may be a whole test question, which is shorter."""
+        for start in range(len(words) - LONG + 1):
+            for length in self.lengths.get(words[start : start + LONG], ()):
+                if length < len(words):
+                    yield words[start : start + length]
+
+    def _near(self, text: _Text) -> Iterator[tuple[tuple[str, ...], float]]:
         from rapidfuzz.distance import Levenshtein
 
         if self.threshold == 1 or text.numbers not in self.groups:
             return
         least = self.threshold - 1e-9
-        for place in self.groups[text.numbers].alike(text, least):
-            words = self.texts[place].words
+        for words in self.groups[text.numbers].alike(text.words, least):
             similarity = Levenshtein.normalized_similarity(text.words, words, score_cutoff=least)
             if similarity >= least:
-                yield place, similarity
+                yield words, similarity
+
+    def leaks(self) -> Iterator[Leak]:
+        """The plainest and nearest for each test problem that has any."""
+        for problem, text in zip(self.problems, self.texts, strict=True):
+            for key in _keys(text):
+                likeness = self.likenesses[key]
+                if (found := likeness.best(problem.answer)) is not None:
+                    yield Leak(
+                        kind=key[0],
+                        similarity=likeness.similarity,
+                        test_id=problem.id,
+                        train_item=_name(found.item, found.number),
+                        test_question=problem.question,
+                        train_question=found.question,
+                        same_answer=None if found.answer is None else found.answer == problem.answer,
+                    )
+                    break
+
+
+def _keys(text: _Text) -> list[tuple[Kind, Hashable]]:
+    """By what each kind of likeness to a test question is found, in the order of the kinds."""
+    by_kind = {
+        Kind.EXACT: text.exact,
+        Kind.REORDERED: text.sorted,
+        Kind.CONTAINED: text.spelled,
+        Kind.NEAR: text.words,
+    }
+    return [(kind, by_kind[kind]) for kind in Kind]
 
 
 class _Group:
-    """Test questions by length, their words and pairs of neighbouring words counted."""
+    """Texts by length, their words and pairs of neighbouring words counted."""
 
-    def __init__(self, places: Sequence[int], texts: Sequence[_Text]) -> None:
+    def __init__(self, texts: Sequence[tuple[str, ...]]) -> None:
         import numpy as np
 
-        self.places = sorted(places, key=lambda place: len(texts[place].words))
-        listed = [texts[place].words for place in self.places]
-        self.lengths = np.array([len(words) for words in listed])
-        self.words = np.stack([_counts(words) for words in listed], axis=1)
-        self.pairs = np.stack([_counts(_neighbours(words)) for words in listed])
+        self.texts = sorted(texts, key=len)
+        self.lengths = np.array([len(words) for words in self.texts])
+        self.words = np.stack([_counts(words) for words in self.texts], axis=1)
+        self.pairs = np.stack([_counts(_neighbours(words)) for words in self.texts])
 
-    def alike(self, text: _Text, least: float) -> list[int]:
-        """The places of those that may be as similar as that to a text: an edit takes away one shared
-        word at most, and two shared pairs of neighbours."""
+    def alike(self, words: tuple[str, ...], least: float) -> list[tuple[str, ...]]:
+        """Those that may be as similar as that to a text: an edit takes away one shared word at most,
+        and two shared pairs of neighbours."""
         import numpy as np
 
-        length = len(text.words)
+        length = len(words)
         start, end = np.searchsorted(self.lengths, [length * least, length / least + 1e-9])
         if start == end:
             return []
         longer = np.maximum(self.lengths[start:end], length)
-        words = np.minimum(self.words[:, start:end], _counts(text.words)[:, None])
-        left = np.flatnonzero(words.sum(axis=0, dtype=np.uint16) >= least * longer)
+        shared = np.minimum(self.words[:, start:end], _counts(words)[:, None])
+        left = np.flatnonzero(shared.sum(axis=0, dtype=np.uint16) >= least * longer)
         if not left.size:
             return []
-        pairs = np.minimum(self.pairs[start + left], _counts(_neighbours(text.words)))
+        pairs = np.minimum(self.pairs[start + left], _counts(_neighbours(words)))
         may = pairs.sum(axis=1, dtype=np.uint16) >= longer[left] * (2 * least - 1) - 1
-        return [self.places[start + i] for i in left[may]]
+        return [self.texts[start + i] for i in left[may]]
 
 
 def _neighbours(words: Sequence[str]) -> list[tuple[str, str]]:

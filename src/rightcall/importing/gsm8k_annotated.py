@@ -2,8 +2,10 @@
 `A: 18` or `#### 18`.
 
 Each annotation becomes a `calculate` with the annotated value as its recorded result, the last line a
-`stop`. A record has a `question`, the gold solution as `ground_truth` (or `answer`), and either one
-`solution` or one field for each model: `{"175b_finetuning": {"solution": ..., "is_correct": false}}`.
+`stop`, of which nothing is recorded but its argument. An annotation that is not closed, or without a
+value, is no call; it is noted. A record has a `question`, the gold solution as `ground_truth` (or
+`answer`), and either one `solution` or one field for each model:
+`{"175b_finetuning": {"solution": ..., "is_correct": false}}`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from rightcall.tasks.gsm8k import problem_of
 from rightcall.tasks.math.numbers import read_number, show
 
 _ANNOTATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
+UNREADABLE = "annotation that cannot be read"
 _FINAL = re.compile(r"^(?:A:|####)[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 
 
@@ -34,14 +37,16 @@ def gsm8k_annotated(record: Mapping[str, Any], place: Place) -> Iterator[Recorde
     for model, solution in solutions.items():
         text = solution["solution"]
         final = _FINAL.findall(text)
+        calculations = _calculations(text)
+        notes = [UNREADABLE] * (text.count("<<") - len(calculations))
         yield Recorded(
             question=question,
             problem=problem,
             gold=problem.answer if problem else None,
             model=model,
-            calls=(*_calculations(text), *(_stop(answer) for answer in final[-1:])),
+            calls=(*calculations, *(_stop(answer) for answer in final[-1:])),
             correct=solution.get("is_correct"),
-            notes=() if final else ("no final answer",),
+            notes=(*notes, *(() if final else ("no final answer",))),
         )
 
 
@@ -67,7 +72,7 @@ def _stop(answer: str) -> RecordedCall:
     number = read_number(answer)
     said = answer if number is None else show(number)
     literal = said if number is not None and "/" not in said else json.dumps(said, ensure_ascii=False)
-    return RecordedCall(reply=f"stop({literal})", result=answer)
+    return RecordedCall(reply=f"stop({literal})")
 
 
 def _problem(question: str, gold: str, place: Place) -> Problem:

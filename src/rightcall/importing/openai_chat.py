@@ -4,27 +4,32 @@
                   {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function",
                     "function": {"name": "add", "arguments": "{\\"a\\": 2, \\"b\\": 3}"}}]},
                   {"role": "tool", "tool_call_id": "c1", "content": "5"},
-                  {"role": "assistant", "content": "5"}],
-     "problem_id": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...}
+                  {"role": "assistant", "content": "The answer is 5."}],
+     "problem_id": ..., "question": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...}
 
-All but `messages` may be missing. The problem is what the user said last before the first reply. Calls
-of one turn become successive steps; a last text without a call is the answer. What
-`rightcall.exporting` writes is read back to the same calls.
+All but `messages` may be missing. The problem is the `question`, or else what the user said: before the
+first reply, or later if that is a problem's question (examples may come first). Calls of one turn
+become successive steps; in a last text without a call stands the answer. What `rightcall.exporting`
+writes is read back to the same calls.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from rightcall.errors import DataError
 from rightcall.importing.recorded import Place, Recorded, RecordedCall
+from rightcall.leaks import normalised
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 PARALLEL = "turn with several calls, made successive steps"
 SPOKEN = "last text taken as the answer"
+READ = "answer read from the last text"
+EMPTY = "last turn without words or a call, no answer"
 NOT_JSON = "arguments that are no JSON object, kept as they are"
 
 
@@ -36,21 +41,32 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
     first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
     asked = [_text(message) for message in messages[:first] if message["role"] == "user"]
     turns = messages[first:]
+    notes: list[str] = []
     final = None
     if turns and turns[-1]["role"] == "assistant" and not _tool_calls(turns[-1]):
-        final, turns = _text(turns[-1]), turns[:-1]
-    notes = [] if final is None else [SPOKEN]
-    yield Recorded(
+        final, turns = _final(_text(turns[-1]), notes), turns[:-1]
+    calls, later = _conversation(turns, notes)
+    made = Recorded(
         problem_id=record.get("problem_id"),
         question=asked[-1] if asked else None,
-        gold=record.get("gold"),
+        later=tuple(later),
+        gold=record.get("gold") or None,
         model=record.get("model") or "recorded",
         sample=record.get("sample"),
-        calls=tuple(_calls(turns, notes)),
+        calls=tuple(calls),
         final=final,
         correct=record.get("correct"),
         notes=tuple(notes),
     )
+    yield _asking(made, record["question"]) if record.get("question") else made
+
+
+def _asking(made: Recorded, question: str) -> Recorded:
+    """The attempt at a question that the record names: from where the user last asked it."""
+    wanted = f" {normalised(question)} "
+    places = [i for i, (_, text) in enumerate(made.later) if wanted in f" {normalised(text)} "]
+    begun = made.begun_at(places[-1]) if places else made
+    return begun.without_later().model_copy(update={"question": question})
 
 
 def _check(messages: Any) -> None:
@@ -70,6 +86,76 @@ def _text(message: Mapping[str, Any]) -> str:
     return "" if content is None else str(content)
 
 
+def _result(message: Mapping[str, Any]) -> str | None:
+    """What came back, where that was recorded."""
+    return None if message.get("content") is None else _text(message)
+
+
+# --- the answer ---------------------------------------------------------------------------------
+
+_LABELLED = re.compile(
+    r"\\boxed\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+    r"|####[ \t]*(?P<marked>[^\n]+)"
+    r"|\banswer[ \t]*(?:\bis\b[ \t]*:?|[:=])\s*(?P<said>\S[^\n]*)",
+    re.IGNORECASE,
+)
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
+_SENTENCE = re.compile(r"\.(?=\s|$)|\s+(?:because|since)\b", re.IGNORECASE)
+_WRAPPED = re.compile(
+    r"\\\((.*)\\\)|\\\[(.*)\\\]|\$(.*)\$|\\text\s*\{(.*)\}|`(.*)`|\{(.*)\}", re.DOTALL
+)
+
+
+def answer_of(text: str) -> str | None:
+    """The answer that a text names: the last of `Answer: X`, `the answer is X`, `#### X` and
+    `\\boxed{X}`, or else the last value in bold; without markdown. None if there is none of these.
+
+    >>> answer_of("So **Tina** has **$170.40**."), answer_of("Hence \\\\boxed{\\\\text{B}}.")
+    ('$170.40', 'B')
+    """
+    found = [_labelled(match) for match in _LABELLED.finditer(text)]
+    found = list(filter(None, found)) or [
+        value for match in _BOLD.finditer(text) if (value := _value(match[1] or match[2]))
+    ]
+    return found[-1] if found else None
+
+
+def _labelled(match: re.Match[str]) -> str:
+    if match["boxed"] is not None:
+        return _plain(match["boxed"])
+    said = _plain(match["marked"] or match["said"])
+    if boxed := _LABELLED.search(said):
+        return _labelled(boxed)
+    return _plain(_SENTENCE.split(said, maxsplit=1)[0])
+
+
+def _value(bold: str) -> str:
+    """What a bold text says, if it is a value rather than a heading or a stressed phrase."""
+    said = _plain(bold)
+    short = len(said.split()) <= 4 and (any(c.isdigit() for c in said) or " " not in said)
+    return "" if not short or said.endswith(":") else said
+
+
+def _plain(text: str) -> str:
+    """Without markdown and math brackets."""
+    text = re.sub(r"\*\*|__", "", text).strip().strip("*").strip()
+    while (match := _WRAPPED.fullmatch(text.rstrip("."))) and len(text) > 1:
+        text = next(part for part in match.groups() if part is not None).strip()
+    return text.rstrip(".") if text.endswith(".") and not text.endswith("..") else text
+
+
+def _final(text: str, notes: list[str]) -> str | None:
+    if not text.strip():
+        notes.append(EMPTY)
+        return None
+    said = answer_of(text)
+    notes.append(SPOKEN if said is None else READ)
+    return text if said is None else said
+
+
+# --- the calls ----------------------------------------------------------------------------------
+
+
 def _tool_calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The calls of a turn, in the API's present form or its first one (`function_call`)."""
     calls = list(message.get("tool_calls") or ())
@@ -78,10 +164,20 @@ def _tool_calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return calls
 
 
-def _calls(turns: Sequence[Mapping[str, Any]], notes: list[str]) -> Iterator[RecordedCall]:
+def _conversation(
+    turns: Sequence[Mapping[str, Any]], notes: list[str]
+) -> tuple[list[RecordedCall], list[tuple[int, str]]]:
+    """The calls, and what the user said later, with the number of calls before it."""
     starts = [i for i, message in enumerate(turns) if message["role"] == "assistant"]
+    calls: list[RecordedCall] = []
+    later: list[tuple[int, str]] = []
     for start, end in pairwise([*starts, len(turns)]):
-        yield from _turn(turns[start], turns[start + 1 : end], notes)
+        after = turns[start + 1 : end]
+        calls += _turn(turns[start], after, notes)
+        said = [text for m in after if m["role"] == "user" and (text := _text(m)).strip()]
+        # The agent loop's own words to a reply without a call are not the user's.
+        later += [(len(calls), text) for text in said if not text.startswith("Error:")]
+    return calls, later
 
 
 def _turn(
@@ -90,14 +186,18 @@ def _turn(
     """The calls of a turn of the model, with what came back."""
     calls, words = _tool_calls(message), _text(message)
     if not calls:
-        yield RecordedCall(reply=words, result=_text(after[0]) if after else None)
+        yield RecordedCall(reply=words, result=_result(after[0]) if after else None)
         return
     notes += [PARALLEL] if len(calls) > 1 else []
-    by_id = {m["tool_call_id"]: _text(m) for m in after if m.get("tool_call_id")}
-    in_order = [_text(m) for m in after if m["role"] in ("tool", "function")]
+    back = [m for m in after if m["role"] in ("tool", "function")]
+    named = any(m.get("tool_call_id") for m in back)
     for number, call in enumerate(calls):
-        next_one = in_order[number] if number < len(in_order) else None
-        result = by_id.get(call.get("id"), next_one)
+        if named:
+            own = next((m for m in back if m.get("tool_call_id") == call.get("id")), None)
+            back = [m for m in back if m is not own]  # an id may be used twice
+        else:
+            own = back[number] if number < len(back) else None
+        result = None if own is None else _result(own)
         yield _call(call["function"], words if number == 0 else "", result, notes)
 
 

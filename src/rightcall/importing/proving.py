@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from rightcall.chain import Chain, Problem
-from rightcall.errors import CallError
+from rightcall.errors import CallError, ConfigError
 from rightcall.functions import FunctionSet
 from rightcall.importing.summary import Table, share
 from rightcall.tasks.fol.formula import Formula, parse
@@ -50,9 +50,16 @@ def _read_lower(text: str) -> Formula:
 
 
 class ClassicalTally:
-    """Counts, for each model, how often the prover agrees with gold and with the chain's own answer."""
+    """Counts, for each model, how often the prover agrees with gold and with the chain's own answer.
+    Raises `ConfigError` for functions that state no formulas."""
 
     def __init__(self, functions: FunctionSet) -> None:
+        if not {"premise", "goal"} <= functions.by_name.keys():
+            raise ConfigError(
+                "the prover needs a task whose chains state formulas",
+                value=sorted(functions.by_name),
+                remedy="Leave the prover out, or choose functions with premise and goal.",
+            )
         self._functions = functions
         self._models: dict[str, Counter[str]] = {}
 

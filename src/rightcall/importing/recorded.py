@@ -60,7 +60,10 @@ class Recorded(Frozen):
     """In order. They need not stop: see `final` and `answers`."""
     problem_id: str | None = None
     question: str | None = None
-    gold: str | None = None
+    later: tuple[tuple[int, str], ...] = ()
+    """What the user said after the first reply, with the number of calls before it. If one of these is
+    a problem's question, the attempt is at the last such problem and begins there."""
+    gold: str | None = Field(None, coerce_numbers_to_str=True)
     """The right answer, where the log has it."""
     problem: Problem | None = None
     """The record as a problem of the task, where the importer can make one; otherwise one is made of
@@ -78,6 +81,27 @@ class Recorded(Frozen):
     """The publisher's own verdict."""
     notes: tuple[str, ...] = ()
     """What the importer had to decide; counted in the report."""
+
+    def begun_at(self, index: int) -> Recorded:
+        """The attempt that begins with what the user said at `later[index]`."""
+        before, question = self.later[index]
+        return self.model_copy(
+            update={
+                "question": question,
+                "calls": self.calls[before:],
+                "later": tuple((at - before, text) for at, text in self.later[index + 1 :]),
+                "notes": (*self.notes, BEFORE_LEFT_OUT),
+            }
+        )
+
+    def without_later(self) -> Recorded:
+        """The attempt without the user's later words, noted."""
+        notes = (*self.notes, *[LATER_LEFT_OUT] * len(self.later))
+        return self.model_copy(update={"later": (), "notes": notes})
+
+
+BEFORE_LEFT_OUT = "turns before the last question left out"
+LATER_LEFT_OUT = "words of the user after the first reply left out"
 
 
 class Unreadable(Frozen):
@@ -163,7 +187,9 @@ def _read(importer: Importer, text: str | Mapping[str, JSON], place: Place) -> l
     except ValidationError as error:
         raise DataError("a field is wrong", value=first_fault(error)) from error
     except json.JSONDecodeError as error:
-        raise DataError(f"it is no JSON ({error.msg})", value=str(text)[:80]) from error
+        unfinished = error.msg.startswith("Unterminated") or error.pos >= len(error.doc.rstrip())
+        why = "the line ends too early" if unfinished else error.msg
+        raise DataError(f"it is no JSON ({why})", value=str(text)[:80]) from error
     except KeyError as error:
         raise DataError("a field is missing", value=error.args[0] if error.args else None) from error
     except Exception as error:  # the importer may be a user's: what it cannot read is a bad record

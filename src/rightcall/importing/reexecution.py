@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import get_type_hints
 
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
-from rightcall.errors import DataError, ModelError
+from rightcall.errors import DataError, DefinitionError, MissingSplit, ModelError
 from rightcall.functions import Function, FunctionSet, Role, Stop
 from rightcall.importing.recorded import Place, Recorded, RecordedCall, Unreadable
 from rightcall.importing.summary import ImportReport, Tally, Unplaced
 from rightcall.leaks import normalised
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.rollout import Budget, Job, Setting, chain_key, rollouts
-from rightcall.task import Task
+from rightcall.task import Task, task_errors
 from rightcall.tool_calls import call_text, named_text, spoken
 
 MAX_STEPS = 10_000
@@ -40,6 +40,7 @@ def import_chains(
     source: str = "teacher",
     functions: str | Sequence[str] | None = None,
     own_problems: bool = False,
+    skip_bad: bool = False,
     on_chain: Callable[[Problem, Chain], None] | None = None,
     looked_in: str = "",
 ) -> ImportReport:
@@ -47,7 +48,8 @@ def import_chains(
 
     An attempt belongs to the problem with its id or its question; `problems` are read as far as that
     needs. With `own_problems`, a record that has a gold answer may be the problem itself, where the
-    task has none such. Called again, it keeps what is there and ends with the same set and the
+    task has none such; one that the task cannot judge is a `DataError`, or listed as unreadable if
+    `skip_bad`. Called again, it keeps what is there and ends with the same set and the
     same report. `on_chain` is called with every attempt's problem and chain, new or not. Raises
     `DataError` where the log contradicts itself or what was imported from it before.
     """
@@ -55,6 +57,7 @@ def import_chains(
     made = _Import(
         setting=Setting(task, chosen, source, budget=_BUDGET),
         known=_Known(task, problems, own_problems),
+        skip_bad=skip_bad,
         tally=Tally(task.name, [one.name for one in chosen]),
         on_chain=on_chain,
     )
@@ -72,7 +75,7 @@ def every_problem(task: Task, splits: Sequence[str], count: int, seed: int = 0) 
     for split in splits:
         try:
             yield from task.problems(split, count, seed)
-        except DataError:
+        except MissingSplit:
             if len(splits) == 1:
                 raise
 
@@ -90,36 +93,49 @@ class _Known:
         self._by_id: dict[str, Problem] = {}
         self._by_question: dict[str, Problem] = {}
 
-    def of(self, recorded: Recorded) -> tuple[Problem, bool] | None:
-        """The attempt's problem, and whether it is the record's own."""
+    def of(self, place: Place, recorded: Recorded) -> _Found | Unplaced:
+        """The attempt's problem, or why there is none."""
         found = self._find(recorded)
         if found is not None:
-            return found, False
-        own = self._made(recorded) if self._own else None
-        return None if own is None else (own, True)
+            return found
+        named = recorded.problem_id or (recorded.question or "")[:200]
+        if (known := self._by_id.get(recorded.problem_id or "")) is not None:
+            asked = _asked(recorded)[:_SHOWN]
+            question = known.question[:_SHOWN]
+            return Unplaced(place=place, problem=named, why=OTHER, asked=asked, known=question)
+        if recorded.later:
+            return Unplaced(place=place, problem=named, why=MANY)
+        if not self._own:
+            return Unplaced(place=place, problem=named)
+        if (made := self._made(recorded)) is None:
+            return Unplaced(place=place, problem=named)
+        return _Found(made, recorded, own=True)
 
-    def _find(self, recorded: Recorded) -> Problem | None:
-        while (found := self._indexed(recorded)) is None:
-            fresh = next(self._rest, None)
-            if fresh is None:
-                return None
+    def _find(self, recorded: Recorded) -> _Found | None:
+        """By id or question, the last question of a conversation before the others."""
+        readings = [(one, normalised(_asked(one))) for one in _readings(recorded)]
+        (_, last), *_ = readings
+        wanted = recorded.problem_id or ""
+        self._read_until(lambda: wanted in self._by_id or last in self._by_question)
+        if (problem := self._by_id.get(wanted)) is not None:
+            for reading, asked in readings:
+                if _asks(asked, problem):
+                    return _Found(problem, reading.without_later())
+            self._read_until(lambda: last in self._by_question)
+        for reading, asked in readings:
+            if asked in self._by_question and (asked == last or not _ended(reading)):
+                return _Found(self._by_question[asked], reading.without_later())
+        return None
+
+    def _read_until(self, found: Callable[[], bool]) -> None:
+        while not found() and (fresh := next(self._rest, None)) is not None:
             self._by_id.setdefault(fresh.id, fresh)
             self._by_question.setdefault(normalised(fresh.question), fresh)
-        return found
-
-    def _indexed(self, recorded: Recorded) -> Problem | None:
-        """An id whose question is another one is not that problem."""
-        question = recorded.question or (recorded.problem and recorded.problem.question)
-        asked = normalised(question) if question else None
-        by_id = self._by_id.get(recorded.problem_id or "")
-        if by_id is not None and asked in (None, normalised(by_id.question)):
-            return by_id
-        return self._by_question.get(asked) if asked else None
 
     def _made(self, recorded: Recorded) -> Problem | None:
         if recorded.problem is not None:
             return recorded.problem
-        if recorded.question is None or recorded.gold is None:
+        if not recorded.question or not recorded.gold:
             return None
         return Problem(
             id=recorded.problem_id or f"{self._task.name}-{digest(normalised(recorded.question))}",
@@ -127,6 +143,42 @@ class _Known:
             answer=recorded.gold,
             metadata={"origin": "log", "flags": []},
         )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A problem, and the attempt at it: all of a record, or its part after the last question."""
+
+    problem: Problem
+    recorded: Recorded
+    own: bool = False
+    """The problem is the record's own."""
+
+
+_SHOWN = 2000
+OTHER = "id known, question differs"
+MANY = "several turns of the user: the field `question` must say which is the problem"
+
+
+def _readings(recorded: Recorded) -> list[Recorded]:
+    """A conversation from its last question on, ..., from its first on."""
+    return [*map(recorded.begun_at, reversed(range(len(recorded.later)))), recorded]
+
+
+def _ended(recorded: Recorded) -> bool:
+    """Whether the first question may have had its answer before the user spoke again: that it is a
+    problem's does not say that the attempt is at it."""
+    return any(recorded.calls[count - 1].name is None for count, _ in recorded.later)
+
+
+def _asked(recorded: Recorded) -> str:
+    return recorded.question or (recorded.problem.question if recorded.problem else "")
+
+
+def _asks(asked: str, problem: Problem) -> bool:
+    """Whether a record with a problem's id asks its question: alone, within other words, or not at
+    all. Otherwise the id is another data set's."""
+    return not asked or f" {normalised(problem.question)} " in f" {asked} "
 
 
 # --- running ------------------------------------------------------------------------------------
@@ -140,6 +192,7 @@ class _Attempt:
     recorded: Recorded
     job: Job
     key: str
+    own: bool
 
 
 @dataclass
@@ -148,6 +201,7 @@ class _Import:
 
     setting: Setting
     known: _Known
+    skip_bad: bool
     tally: Tally
     on_chain: Callable[[Problem, Chain], None] | None
 
@@ -163,11 +217,46 @@ class _Import:
                 else:
                     self._count(one, old, fresh=False)
             for model in dict.fromkeys(one.recorded.model for one in fresh):
-                own = {one.key: one for one in fresh if one.recorded.model == model}
-                player = _Replay(model, {key: one.recorded for key, one in own.items()}, self._stop)
-                for chain in rollouts(self.setting, player, [one.job for one in own.values()]):
+                of_model = {one.key: one for one in fresh if one.recorded.model == model}
+                for chain in self._run(of_model):
                     yield chain
-                    self._count(own[chain.key], chain, fresh=True)
+                    self._count(of_model[chain.key], chain, fresh=True)
+
+    def _run(self, attempts: dict[str, _Attempt]) -> Iterator[Chain]:
+        """The chains of one model's attempts."""
+        left = dict(attempts)
+        try:
+            for chain in self._played(left.values()):
+                del left[chain.key]
+                yield chain
+        except DefinitionError:
+            if not any(one.own for one in left.values()):
+                raise
+        for one in left.values():  # one by one, to see which it is that cannot be judged
+            yield from self._alone(one)
+
+    def _played(self, attempts: Iterable[_Attempt]) -> Iterator[Chain]:
+        records = {one.key: one.recorded for one in attempts}
+        player = _Replay(next(iter(records.values())).model, records, self._stop)
+        return rollouts(self.setting, player, [one.job for one in attempts])
+
+    def _alone(self, one: _Attempt) -> list[Chain]:
+        """The chain of an attempt, none if its problem is the log's own and cannot be judged."""
+        try:
+            return list(self._played([one]))
+        except DefinitionError as error:
+            if not one.own:
+                raise
+            refused = DataError(
+                f"{one.place}, gives a problem that task {self.setting.task.name} cannot judge:"
+                f" {error.fault}",
+                value=f"problem {one.job.problem.id}",
+                remedy="The task needs more than a question and an answer: give its whole problems.",
+            )
+            if not self.skip_bad:
+                raise refused from error
+            self.tally.refused(Unreadable(place=one.place, fault=str(refused)), one.job.problem.id)
+            return []
 
     @property
     def _stop(self) -> Function | None:
@@ -175,9 +264,16 @@ class _Import:
 
     def _count(self, one: _Attempt, chain: Chain, *, fresh: bool) -> None:
         self.tally.notes.update(one.recorded.notes)
-        self.tally.chain(one.place, one.recorded, one.job.problem.answer, chain, fresh=fresh)
+        problem = one.job.problem
+        self.tally.chain(one.place, one.recorded, problem.answer, chain, fresh=fresh)
+        if (said := one.recorded.gold) and not self._right(problem, said):
+            self.tally.other_gold(one.place, problem.id, said, problem.answer)
         if self.on_chain is not None:
             self.on_chain(one.job.problem, chain)
+
+    def _right(self, problem: Problem, gold: str) -> bool:
+        with task_errors(self.setting.task, problem, "verify", gold):
+            return self.setting.task.verify(problem, gold)
 
     def _attempts(self, recorded: Iterable[Entry]) -> Iterator[_Attempt]:
         """Every attempt that has a problem, once."""
@@ -187,20 +283,19 @@ class _Import:
             if isinstance(entry, Unreadable):
                 self.tally.unreadable.append(entry)
                 continue
-            place, one = entry[0], _replies(entry[1], self.setting.functions)
+            place = entry[0]
             self.tally.records += 1
-            found = self.known.of(one)
-            if found is None:
-                named = one.problem_id or (one.question or "")[:200]
-                self.tally.without_problem.append(Unplaced(place=place, problem=named))
+            found = self.known.of(place, entry[1])
+            if isinstance(found, Unplaced):
+                self.tally.without_problem.append(found)
                 continue
-            problem, own = found
-            if own:
+            problem, one = found.problem, _replies(found.recorded, self.setting.functions)
+            if found.own:
                 self.tally.own.add(problem.id)
             number = numbers[one.model, problem.id]
             numbers[one.model, problem.id] += 1
             job = Job(problem, number if one.sample is None else one.sample)
-            attempt = _Attempt(place, one, job, chain_key(self.setting, one.model, job))
+            attempt = _Attempt(place, one, job, chain_key(self.setting, one.model, job), found.own)
             if self._again(attempt, seen):
                 self.tally.duplicates.append(place)
                 continue
@@ -222,8 +317,7 @@ class _Import:
     def _old(self, one: _Attempt, there: ByProblem) -> Chain | None:
         """The chain of this attempt that was imported before."""
         problem = one.job.problem.id
-        own = there.chains(self.setting.task.name, problem)
-        found = next((chain for chain in own if chain.key == one.key), None)
+        found = there.get(self.setting.task.name, problem, one.key)
         if found is None:
             return None
         said = [call.reply for call in one.recorded.calls]

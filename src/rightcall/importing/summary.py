@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from rightcall.chain import Chain, Frozen, Outcome
 from rightcall.importing.recorded import Place, Recorded, Unreadable
+from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.numbers import read_number
 
 SHOWN = 10
@@ -28,6 +30,7 @@ class Table(NamedTuple):
 class Difference(Frozen):
     """A call whose result, as recorded, is not what our function gave."""
 
+    kind: Literal["rounded", "different"]
     place: Place
     model: str
     problem_id: str
@@ -56,6 +59,20 @@ class Unplaced(Frozen):
     place: Place
     problem: str
     """Its id, or the beginning of its question."""
+    why: str = ""
+    asked: str = ""
+    """What the log asks, where the task has a problem of that id but with another question."""
+    known: str = ""
+    """That question."""
+
+
+class OtherGold(Frozen):
+    """A right answer of the log's that is not right by the task: once for each problem and answer."""
+
+    place: Place
+    problem_id: str
+    recorded: str
+    gold: str
 
 
 class ModelFigures(Frozen):
@@ -101,12 +118,13 @@ class ImportReport(Frozen):
     """Calls that gave an error."""
     exact: int
     """The recorded result came out again, as text or as a number."""
-    rounded: int
+    rounded: tuple[Difference, ...]
     """The recorded number is ours, rounded or cut at its last decimal."""
     different: tuple[Difference, ...]
     unrecorded: int
     """Calls without a recorded result."""
     disagreements: tuple[Disagreement, ...]
+    other_golds: tuple[OtherGold, ...] = ()
     notes: dict[str, int]
     """What importers had to decide."""
     models: dict[str, ModelFigures] = Field(default_factory=dict)
@@ -118,7 +136,7 @@ class ImportReport(Frozen):
         return [self._counts(), self._by_model(), *self._lists()]
 
     def _counts(self) -> Table:
-        compared = self.exact + self.rounded + len(self.different)
+        compared = self.exact + len(self.rounded) + len(self.different)
         rows: list[tuple[str, object]] = [
             ("attempts in the log", self.records),
             ("chains", self.chains),
@@ -131,7 +149,7 @@ class ImportReport(Frozen):
             ("  of these failed", self.failed),
             ("results compared", compared),
             ("  the same", self.exact),
-            ("  rounded in the log", self.rounded),
+            ("  rounded in the log", len(self.rounded)),
             ("  different", len(self.different)),
             ("calls without a recorded result", self.unrecorded),
             *((f"note: {note}", count) for note, count in sorted(self.notes.items())),
@@ -171,8 +189,18 @@ class ImportReport(Frozen):
             ),
             (
                 "Without a problem" + (f" ({self.looked_in})" if self.looked_in else ""),
-                ["problem", "where"],
-                [(d.problem, d.place) for d in self.without_problem],
+                ["problem", "why", "where"],
+                [(d.problem, d.why, d.place) for d in self.without_problem if not d.known],
+            ),
+            (
+                "Id known, question differs",
+                ["problem", "the log asks", "the task asks", "where"],
+                [(d.problem, d.asked, d.known, d.place) for d in self.without_problem if d.known],
+            ),
+            (
+                "The log's right answer is not right by the task",
+                ["problem", "the log", "the task", "where"],
+                [(d.problem_id, d.recorded, d.gold, d.place) for d in self.other_golds],
             ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
             ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
@@ -193,15 +221,33 @@ def share(count: int, total: int) -> str:
     return f"{count / total:.1%}" if total else "-"
 
 
+AFTER_STOP = "last text after a stop left out"
+UNREAD = "last text that cannot be read as an answer, wrong for that"
+
+
+def may_answer(said: str, gold: str) -> bool:
+    """Whether a text is of the kind of a gold answer: one number where that is one, else about as long.
+
+    >>> may_answer("3 books and 4 pens", "7"), may_answer("It is False.", "True")
+    (False, True)
+    """
+    if read_number(gold) is not None:
+        return bool(answer_values(said))
+    return len(said.split()) <= len(gold.split()) + 3
+
+
 _FLOAT_ERROR = Fraction(1, 10**12)
 
 
-def same_result(recorded: str, computed: str) -> str:
-    """`exact`, `rounded` or `different`. Numbers are compared as values; a recorded one with d decimals
-    is rounded if it is less than one unit of the last of them away from the computed one, or no
-    further than floating point is (1e-12 of it).
+_WRITTEN = re.compile(r"\d(?:\.(?P<decimals>\d*))?(?:[eE](?P<power>[+-]?\d+))?[\s$€£]*(?P<percent>%?)$")
 
-    >>> same_result("3.33", "10/3"), same_result("$9.00", "9"), same_result("3.3", "3.5")
+
+def same_result(recorded: str, computed: str) -> Literal["exact", "rounded", "different"]:
+    """How a recorded result is ours. Numbers are compared as values. A recorded one is rounded if it is
+    at most half a unit of its last digit away (at half a unit, away from zero, as in school); or, if it
+    shows decimals, cut after the last of them; or no further away than floating point is (1e-12).
+
+    >>> same_result("3.33", "10/3"), same_result("$9.00", "9"), same_result("1", "1.5")
     ('rounded', 'exact', 'different')
     """
     if recorded.strip() == computed.strip():
@@ -213,8 +259,19 @@ def same_result(recorded: str, computed: str) -> str:
         return "exact"
     if abs(stated - value) <= abs(value) * _FLOAT_ERROR:
         return "rounded"
-    places = len(recorded.strip().partition(".")[2].rstrip("%"))
-    return "rounded" if abs(stated - value) < Fraction(1, 10**places) else "different"
+    written = None if "/" in recorded else _WRITTEN.search(recorded.strip())
+    return "rounded" if written is not None and _rounds(stated, value, written) else "different"
+
+
+def _rounds(stated: Fraction, value: Fraction, written: re.Match[str]) -> bool:
+    """Whether a number with so many decimals is a value, rounded or cut."""
+    shown = len(written["decimals"] or "")
+    unit = Fraction(10) ** (int(written["power"] or 0) - shown - 2 * bool(written["percent"]))
+    away = abs(stated - value)
+    grew = abs(stated) > abs(value)
+    if away < unit / 2 or (away == unit / 2 and grew):
+        return True
+    return shown > 0 and away < unit and not grew
 
 
 class Tally:
@@ -227,7 +284,8 @@ class Tally:
         self.kinds: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.models: dict[str, Counter[str]] = {}
-        self.different: list[Difference] = []
+        self.differences: list[Difference] = []
+        self.other_golds: dict[tuple[str, str], OtherGold] = {}
         self.disagreements: list[Disagreement] = []
         self.duplicates: list[Place] = []
         self.without_problem: list[Unplaced] = []
@@ -239,6 +297,7 @@ class Tally:
         self.already_there += not fresh
         self._compare(place, recorded, chain)
         self._figures(recorded, chain)
+        self._final(recorded, gold, chain)
         right = chain.outcome is Outcome.CORRECT
         if recorded.correct is not None and recorded.correct is not right:
             self.disagreements.append(
@@ -252,6 +311,26 @@ class Tally:
                 )
             )
 
+    def refused(self, one: Unreadable, problem_id: str) -> None:
+        """An attempt that was counted as one cannot be made into a chain."""
+        self.unreadable.append(one)
+        self.records -= 1
+        self.own.discard(problem_id)
+
+    def other_gold(self, place: Place, problem_id: str, recorded: str, gold: str) -> None:
+        made = OtherGold(place=place, problem_id=problem_id, recorded=recorded, gold=gold)
+        self.other_golds.setdefault((problem_id, recorded), made)
+
+    def _final(self, recorded: Recorded, gold: str, chain: Chain) -> None:
+        """What became of a last text."""
+        if recorded.final is None:
+            return
+        wrong = chain.outcome is Outcome.INCORRECT
+        if len(chain.steps) <= len(recorded.calls):
+            self.notes[AFTER_STOP] += 1
+        elif chain.answer is None or (wrong and not may_answer(recorded.final, gold)):
+            self.notes[UNREAD] += 1
+
     def _compare(self, place: Place, recorded: Recorded, chain: Chain) -> None:
         self.calls += len(chain.steps)
         self.failed += len(chain.failures)
@@ -264,9 +343,10 @@ class Tally:
                 continue
             kind = same_result(said.result, step.observation.text)
             self.kinds[kind] += 1
-            if kind == "different":
-                self.different.append(
+            if kind != "exact":
+                self.differences.append(
                     Difference(
+                        kind=kind,
                         place=place,
                         model=chain.model,
                         problem_id=chain.problem_id,
@@ -303,10 +383,11 @@ class Tally:
             calls=self.calls,
             failed=self.failed,
             exact=self.kinds["exact"],
-            rounded=self.kinds["rounded"],
-            different=tuple(self.different),
+            rounded=tuple(one for one in self.differences if one.kind == "rounded"),
+            different=tuple(one for one in self.differences if one.kind == "different"),
             unrecorded=self.unrecorded,
             disagreements=tuple(self.disagreements),
+            other_golds=tuple(self.other_golds.values()),
             notes={note: count for note, count in self.notes.items() if count},
             models={model: ModelFigures(**counts) for model, counts in self.models.items()},
         )

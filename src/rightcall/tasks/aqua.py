@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from rightcall.chain import Chain, Judgement, Problem
 from rightcall.task import Proved, Refuted
@@ -41,7 +42,8 @@ class AquaTask(WordProblems):
 
     `path` is a folder with the data set's files, or one file of training problems; without
     it the data set is loaded from the hub. Of one file, by a hash of the question, a tenth is
-    validation, and a fifth test.
+    validation, and a fifth test. So it is with the development file of a folder without a training
+    file, which `tasks check` says.
 
     The answer is a letter; an option's own text or value is accepted too.
     """
@@ -56,7 +58,7 @@ class AquaTask(WordProblems):
     proof = "options that the data's own rationale calculates"
 
     def __init__(self, path: str | None = None) -> None:
-        self.data = DataSet.at(
+        data = DataSet.at(
             path,
             name="aqua",
             read=problem_of,
@@ -68,19 +70,25 @@ class AquaTask(WordProblems):
             ),
             shares={"validation": 10, "test": 20},
         )
+        development = None if data.has("train") else data.first_file("validation")
+        self.data = data if development is None else replace(data, path=development)
+        self.without_training_file = development is not None
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
         """The seed orders the problems, so that `count` draws a sample."""
         return self.data.problems(split, count, seed)
 
     def verify(self, problem: Problem, answer: str) -> bool:
-        """Whether an answer is the right letter, or says what the right option says and no other."""
+        """Whether an answer is the right letter, or says what the right option says and no other; of a
+        problem whose options are not told apart, whether it has the gold answer's value."""
+        if "options" not in problem.metadata:
+            return super().verify(problem, answer)
         return chosen(problem.metadata["options"], answer) == problem.answer
 
     def judge(self, problem: Problem, chain: Chain) -> Judgement:
         """Right if the plan that leads to the chosen option's value is the rationale's in other words;
         otherwise unknown: options may well be tried, or excluded."""
-        options = problem.metadata["options"]
+        options = problem.metadata.get("options", {})
         letter = None if chain.answer is None else chosen(options, chain.answer)
         if letter is None or not answer_values(options[letter]):
             return Judgement()
@@ -93,15 +101,18 @@ class AquaTask(WordProblems):
     def prove(self, problem: Problem) -> Proved | Refuted | None:
         """Whether the rationale names and calculates the option: what the data set says of itself, not
         a proof. None where no equation of the rationale gives the option."""
-        if OTHER_OPTION in problem.metadata["flags"]:
+        if OTHER_OPTION in problem.metadata.get("flags", ()):
             return Refuted("the rationale names another option")
-        return Proved() if problem.metadata["annotations"] else None
+        return Proved() if problem.metadata.get("annotations") else None
 
     def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
         """How many rationales calculate the right option."""
         found = sum(bool(problem.gold) for problem in problems)
         share = found / len(problems) if problems else 0.0
-        return {"gold chains from rationales": found, "share of problems": share}
+        figures = {"gold chains from rationales": found, "share of problems": share}
+        if self.without_training_file:
+            figures["no training file: all are the development file's"] = len(problems)
+        return figures
 
 
 def chosen(options: Mapping[str, str], answer: str) -> str | None:
@@ -166,6 +177,15 @@ def _flags(options: Mapping[str, str], correct: str, rationale: str) -> list[str
     return [flag for flag, holds in found.items() if holds]
 
 
+def _plain_signs(expression: str) -> str:
+    """With `*` and `/`, without currency: as calls are written.
+
+    >>> _plain_signs("($4 × 10)  ÷ 2")
+    '(4 * 10) / 2'
+    """
+    return " ".join(expression.translate(str.maketrans("×÷", "*/", "$")).split())
+
+
 def _calculations(question: str, rationale: str, option: str) -> list[tuple[str, str]]:
     """The equations of a rationale that re-execute, up to the first that gives the option's value, with
     their results. None of them if there is no such equation, or if one of them has a number from
@@ -174,7 +194,7 @@ def _calculations(question: str, rationale: str, option: str) -> list[tuple[str,
     found: list[Calculation] = []
     texts: list[tuple[str, str]] = []
     for match in _EQUATION.finditer(rationale):
-        expression, result = " ".join(match[1].split()), read_number(match[2])
+        expression, result = _plain_signs(match[1]), read_number(match[2])
         value = value_of(expression)
         if value is None or value != result:
             continue

@@ -69,7 +69,7 @@ class FolioTask(Formalising):
         """Right if every sentence was recorded as the data has it, wrong if the answer is not what
         the prover said. Of other formulas nothing is known: the names of predicates are free, and
         there is more than one way to put a sentence."""
-        if problem.metadata["flags"]:
+        if problem.metadata.get("flags"):
             return Judgement()
         found = super().judge(problem, chain)
         astray = against_prover(chain)
@@ -83,10 +83,10 @@ class FolioTask(Formalising):
 
     def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
         """How many stories there are, and what their formulas are worth."""
-        with_goal = [problem for problem in problems if problem.metadata["formalised"]]
+        with_goal = [problem for problem in problems if problem.metadata.get("formalised")]
         agreed = sum(bool(problem.gold) for problem in with_goal)
         return {
-            "stories": len({problem.metadata["story"] for problem in problems}),
+            "stories": len({problem.metadata.get("story", problem.id) for problem in problems}),
             "statements with a formula": len(with_goal),
             "of these, label given by the formulas": agreed / len(with_goal) if with_goal else 1.0,
         }

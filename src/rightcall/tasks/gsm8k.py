@@ -1,8 +1,10 @@
 """The task `gsm8k`: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168).
 
 The data set's calculator annotations, `<<48/2=24>>`, become gold chains: one `calculate("48/2")`
-each, then `stop`. Read from local JSON lines (fields `question`, `answer`) or from the hub
-(`openai/gsm8k`).
+each, then `stop`. A problem whose annotations do not come to its answer is flagged and has no gold
+chain: it would end with a number from nowhere.
+
+Read from local JSON lines (fields `question`, `answer`) or from the hub (`openai/gsm8k`).
 """
 
 from __future__ import annotations
@@ -53,12 +55,12 @@ class Gsm8kTask(WordProblems):
         of itself, not a proof. None where no annotation gives the answer."""
         faults = [
             f"{expression}={result} ({kind})"
-            for expression, result in problem.metadata["annotations"]
+            for expression, result in problem.metadata.get("annotations", ())
             if (kind := compare(expression, result)) in ("mismatched", "unreadable")
         ]
         if faults:
             return Refuted(f"annotations do not re-execute: {'; '.join(faults)}")
-        return Proved() if problem.metadata["answer_from_call"] else None
+        return Proved() if problem.metadata.get("answer_from_call") else None
 
     def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
         """How the annotations re-execute."""
@@ -95,9 +97,7 @@ def problem_of(row: Record, place: str) -> Problem:
         id=problem_id("gsm8k", question),
         question=question,
         answer=final if number is None else show(number),
-        gold=(*calls, f"stop({json.dumps(final)})" if number is None else stop_call(number))
-        if calls
-        else (),
+        gold=(*calls, stop_call(number)) if number is not None and calls and not flags else (),
         difficulty=len(annotations) or None,
         metadata={
             "annotations": [list(pair) for pair in annotations],
@@ -155,9 +155,10 @@ def annotation_report(problems: Iterable[Problem]) -> AnnotationReport:
     faults: list[str] = []
     for problem in problems:
         total += 1
-        bare += not problem.metadata["annotations"]
-        produced += bool(problem.metadata["answer_from_call"])
-        for expression, result in problem.metadata["annotations"]:
+        annotations = problem.metadata.get("annotations", ())
+        bare += not annotations
+        produced += bool(problem.metadata.get("answer_from_call"))
+        for expression, result in annotations:
             kind = compare(expression, result)
             counts[kind] += 1
             if kind in ("mismatched", "unreadable"):

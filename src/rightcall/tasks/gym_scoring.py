@@ -23,6 +23,18 @@ from rightcall.errors import ConfigError, nearest
 
 CHUNK = 500
 """Entries that are made with one seed."""
+UNUSABLE = {
+    **dict.fromkeys(
+        ("boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"),
+        "it tells no answer to its problems",
+    ),
+    **dict.fromkeys(
+        ("isomorphic_strings", "list_functions", "polynomial_multiplication", "ransom_note"),
+        "the same seed gives other problems in every process",
+    ),
+    "composite": "it is a mixture of other generators",
+}
+"""Generators that make no task, and why (of those of version 0.1)."""
 _EVALUATES = re.compile(r"\b(?:eval|exec|parse_expr|sympify|parse_latex)\s*\(")
 _SUSPECT = re.compile(r"""__|["'\[\]{}:@\\;`]|\.\s*[A-Za-z_]|\)\s*\(""")
 _CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
@@ -48,6 +60,12 @@ def dataset(generator: str, config: str, seed: int) -> Any:
     """The entries of a generator, with its settings as JSON text. Raises `ConfigError`."""
     if generator not in DATASETS:
         raise ConfigError("unknown generator", value=generator, remedy=nearest(generator, DATASETS))
+    if generator in UNUSABLE:
+        raise ConfigError(
+            f"this generator cannot be used: {UNUSABLE[generator]}",
+            value=generator,
+            remedy="Name another one.",
+        )
     settings = json.loads(config)
     known = inspect.signature(DATASETS[generator][1]).parameters.keys() - {"seed", "size"}
     if strange := sorted(settings.keys() - known):

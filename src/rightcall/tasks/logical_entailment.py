@@ -15,7 +15,15 @@ from rightcall.task import Proved, Refuted
 from rightcall.tasks.fol import prover
 from rightcall.tasks.fol.formula import parse, predicates, to_text
 from rightcall.tasks.fol.prover import Verdict
-from rightcall.tasks.fol.task import CONTRADICTION, Formalising, goal, premise, prover_said, stop
+from rightcall.tasks.fol.task import (
+    CONTRADICTION,
+    GOLD_FORMULAS,
+    Formalising,
+    goal,
+    premise,
+    prover_said,
+    stop,
+)
 from rightcall.tasks.reading import DataSet, Record, no_problem, problem_id
 
 _LABELS = {"0": "False", "1": "True"}
@@ -63,7 +71,9 @@ class LogicalEntailmentTask(Formalising):
         return super().judge(problem, chain)
 
     def prove(self, problem: Problem) -> Proved | Refuted | None:
-        """The label, by Z3 and by cvc5."""
+        """The label, by Z3 and by cvc5; None where the formulas are not known."""
+        if not problem.metadata.keys() >= GOLD_FORMULAS:
+            return None
         from rightcall.tasks.fol import second_prover  # cvc5 is loaded only where it is asked
 
         first, second = [parse(problem.metadata["premises"][0])], parse(problem.metadata["goal"])

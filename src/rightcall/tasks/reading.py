@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rightcall.chain import Problem, digest, seed_of
-from rightcall.errors import ConfigError, DataError, nearest
+from rightcall.errors import ConfigError, DataError, MissingSplit, nearest
 from rightcall.leaks import normalised
 from rightcall.task import SPLITS
 
@@ -231,6 +231,10 @@ class DataSet:
             return split in self.hub.named
         return bool(self._files_of(split))
 
+    def first_file(self, split: str) -> Path | None:
+        """The data's own file of a split, where it is read from files and has one."""
+        return None if self.path is None else next(iter(self._files_of(split)), None)
+
     def _files_of(self, split: str) -> list[Path]:
         assert self.path is not None
         if self.path.is_file() and split == "train":
@@ -248,11 +252,11 @@ class DataSet:
             raise self._missing(split)
         return unique(self.read(record, place) for file in files for place, record in records(file))
 
-    def _missing(self, split: str) -> DataError:
+    def _missing(self, split: str) -> MissingSplit:
         patterns = " or ".join(self.files.get(split, ())) or "no file"
         remedy = f"Put the data set's own file there ({patterns})"
         remedy += ", or leave out the path to use the hub." if self.hub else "."
-        return DataError(f"the {split} problems are missing", value=str(self.path), remedy=remedy)
+        return MissingSplit(f"the {split} problems are missing", value=str(self.path), remedy=remedy)
 
 
 def flagged(problem: Problem, flag: str) -> Problem:

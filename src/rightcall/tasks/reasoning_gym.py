@@ -16,7 +16,7 @@ from typing import Any
 
 from rightcall import sandbox
 from rightcall.chain import Chain, Judgement, Problem, digest, seed_of
-from rightcall.errors import CallError, ConfigError, DataError, nearest
+from rightcall.errors import CallError, ConfigError, MissingSplit, nearest
 from rightcall.leaks import normalised
 from rightcall.task import SPLITS, Proved, Refuted
 from rightcall.tasks.math.numbers import read_number
@@ -61,7 +61,7 @@ class ReasoningGymTask(ExactMath):
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
         """See `Task`. A generator does not end, so a count is needed; there are fewer where it has no
-        more questions for a split, and a `DataError` where it has none."""
+        more questions for a split, and a `MissingSplit` where it has none."""
         if split not in SPLITS:
             raise ConfigError("unknown split", value=split, remedy=nearest(split, SPLITS))
         if count is None:
@@ -71,7 +71,7 @@ class ReasoningGymTask(ExactMath):
         found = self._new(split, seed)
         first = list(islice(found, min(count, 1)))
         if count and not first:
-            raise DataError(
+            raise MissingSplit(
                 f"{self.generator} has no {split} problems: it knows too few questions",
                 remedy="Choose settings that give more.",
             )
@@ -109,7 +109,10 @@ class ReasoningGymTask(ExactMath):
         )
 
     def score(self, problem: Problem, answer: str) -> float:
-        """What the generator's scorer gives an answer, in [0, 1]; 0 where the scorer fails at it."""
+        """What the generator's scorer gives an answer, in [0, 1]; 0 where the scorer fails at it. Of a
+        problem that no generator made, whether it has the gold answer's value."""
+        if not {"seed", "index"} <= problem.metadata.keys():
+            return float(super().verify(problem, answer))
         place = [problem.metadata["seed"], problem.metadata["index"]]
         try:
             found, _ = sandbox.run(
@@ -135,7 +138,9 @@ class ReasoningGymTask(ExactMath):
         return Judgement(measures={"score": self.score(problem, chain.answer)})
 
     def prove(self, problem: Problem) -> Proved | Refuted | None:
-        """Whether the scorer takes the generator's own answer."""
+        """Whether the scorer takes the generator's own answer; None where no generator made it."""
+        if not {"seed", "index"} <= problem.metadata.keys():
+            return None
         return Proved() if self.verify(problem, problem.answer) else Refuted("the scorer refuses it")
 
 

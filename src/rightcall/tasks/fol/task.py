@@ -321,6 +321,10 @@ def against_prover(chain: Chain) -> bool:
 # --- the task -------------------------------------------------------------------------------------
 
 
+GOLD_FORMULAS = {"premises", "goal"}
+"""The metadata of a problem whose formulas are known."""
+
+
 class Formalising(Task):
     """What the tasks have in common whose texts are formalised and decided by the prover: functions,
     answers, and the judgement by the gold formulas, `metadata["premises"]` and `metadata["goal"]`."""
@@ -391,10 +395,12 @@ class Formalising(Task):
         "Unknown", the goal and its negation tried in vain."""
         if "goal" in functions.by_name or not functions.by_name.keys() >= _DERIVING:
             return super().gold(problem, functions)
-        return _derivation(problem)
+        return _derivation(problem) if problem.metadata.keys() >= GOLD_FORMULAS else ()
 
     def prove(self, problem: Problem) -> Proved | Refuted | None:
-        """The label, proved again from the gold formulas by Z3 and by cvc5."""
+        """The label, proved again from the gold formulas by Z3 and by cvc5; None without them."""
+        if not problem.metadata.keys() >= GOLD_FORMULAS:
+            return None
         from rightcall.tasks.fol import second_prover  # cvc5 is loaded only where it is asked
 
         premises = tuple(parse(text) for text in problem.metadata["premises"])

@@ -12,9 +12,11 @@ combination is tried, up to `MAX_READINGS`, and the most favourable one counts.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import islice, product
 from typing import Literal
 
@@ -27,6 +29,8 @@ from rightcall.tasks.math.functions import TRUSTED
 from rightcall.tasks.math.numbers import decimals, read_number, rounded, show
 
 MAX_READINGS = 64
+MAX_BLAMED = 100
+"""Calculations of a plan of which it is looked at one by one whether they are a waste."""
 _TRIALS: tuple[tuple[int, ...], ...] = (
     (1009, 337, 601, 89, 4211, 151, 733, 263, 3019, 43, 2053, 571, 197, 811, 109, 5003),
     (67, 2003, 131, 907, 359, 3511, 59, 1301, 443, 617, 83, 2711, 1601, 293, 4513, 227),
@@ -58,6 +62,15 @@ class Plan:
     """What the answer may mean; empty if there is none or it is no number."""
     steps: tuple[int, ...] = ()
     """Of each calculation, the index of its step in the chain."""
+
+    @cached_property
+    def by_result(self) -> dict[Fraction, list[int]]:
+        """The calculations that gave a value, in their order."""
+        found: dict[Fraction, list[int]] = {}
+        for index, calculation in enumerate(self.calculations):
+            if calculation.result is not None:
+                found.setdefault(calculation.result, []).append(index)
+        return found
 
 
 def read_plan(steps: Sequence[Step], answer: str | None) -> Plan:
@@ -161,11 +174,13 @@ class Numbers:
             }
 
 
-def sources(value: Fraction, before: Sequence[Calculation], numbers: Numbers) -> list[Source]:
-    """Every possible source of a value, later results first."""
-    found: list[Source] = [
-        ("result", i) for i in reversed(range(len(before))) if before[i].result == value
-    ]
+def sources(value: Fraction, plan: Plan, index: int, numbers: Numbers) -> list[Source]:
+    """The possible sources of a value that a calculation of the plan holds, later results first (of
+    these `MAX_READINGS`: no reading gets further)."""
+    results = plan.by_result.get(value, [])
+    before = bisect_left(results, index)
+    latest = results[max(before - MAX_READINGS, 0) : before]
+    found: list[Source] = [("result", i) for i in reversed(latest)]
     found += [("number", tree) for known, tree in numbers.forms if known == value]
     if value in numbers.constants:
         found.append(("constant", value))
@@ -204,7 +219,7 @@ def readings(plan: Plan, numbers: Numbers) -> Iterator[Reading]:
         written = leaves(calculation.tree)
         shape.append(len(written))
         for value in written:
-            choices.append(sources(value, plan.calculations[:index], numbers) or [("constant", value)])
+            choices.append(sources(value, plan, index, numbers) or [("constant", value)])
     choices.append(answer_sources(plan))
     for chosen in islice(product(*choices), MAX_READINGS):
         rest = iter(chosen)
@@ -286,27 +301,36 @@ def _root(tree: Tree, unknown: str) -> Fraction:
 
 def same_plan(plan: Plan, numbers: Numbers, gold: Sequence[Fraction]) -> bool:
     """Whether some reading of the plan gives the gold answers of all trials."""
-    return any(_agrees(plan, reading, numbers, gold) for reading in readings(plan, numbers))
+    return computes_one(plan, numbers, [gold])
 
 
-def _agrees(plan: Plan, reading: Reading, numbers: Numbers, gold: Sequence[Fraction]) -> bool:
-    try:
-        return all(
-            rerun(plan, reading, values) == wanted
-            for values, wanted in zip(numbers.trials(), gold, strict=True)
-        )
-    except CallError:
-        return False
+def computes_one(plan: Plan, numbers: Numbers, golds: Sequence[Sequence[Fraction]]) -> bool:
+    """Whether some reading of the plan gives the answers of all trials that one of `golds` holds."""
+    wanted = {tuple(gold) for gold in golds}
+    firsts = {gold[0] for gold in wanted}
+    first, *rest = numbers.trials()
+
+    def agrees(reading: Reading) -> bool:
+        try:
+            value = rerun(plan, reading, first)
+            if value not in firsts:
+                return False
+            return (value, *(rerun(plan, reading, values) for values in rest)) in wanted
+        except CallError:
+            return False
+
+    return any(map(agrees, readings(plan, numbers)))
 
 
 def off_plan(plan: Plan, numbers: Numbers, gold: Sequence[Sequence[Fraction]]) -> list[int]:
     """Indices of unused calculations that no part of the gold plan computes: `gold` holds, for each
-    part, its values of all trials."""
+    part, its values of all trials. Each is a plan of its own, so that the time grows with the square
+    of the number of calculations: see `MAX_BLAMED`."""
 
     def needed(index: int) -> bool:
         made = plan.calculations[index].result
         alone = Plan(plan.calculations[: index + 1], frozenset() if made is None else frozenset({made}))
-        return any(same_plan(alone, numbers, values) for values in gold)
+        return computes_one(alone, numbers, gold)
 
     return [index for index in unused(plan) if not needed(index)]
 
@@ -316,12 +340,12 @@ def off_plan(plan: Plan, numbers: Numbers, gold: Sequence[Sequence[Fraction]]) -
 
 def unused(plan: Plan) -> list[int]:
     """Indices of calculations whose result neither a later call nor the answer can have used."""
-    written = [set(leaves(c.tree)) for c in plan.calculations]
+    last = {value: i for i, c in enumerate(plan.calculations) for value in leaves(c.tree)}
     from_answer = {index for _, index in answer_sources(plan)}
     return [
         i
         for i, c in enumerate(plan.calculations)
-        if i not in from_answer and not any(c.result in later for later in written[i + 1 :])
+        if i not in from_answer and (c.result is None or last.get(c.result, -1) <= i)
     ]
 
 
@@ -332,7 +356,7 @@ def unsourced(plan: Plan, numbers: Numbers) -> list[tuple[int, Fraction]]:
         (i, value)
         for i, c in enumerate(plan.calculations)
         for value in leaves(c.tree)
-        if not sources(value, plan.calculations[:i], numbers)
+        if not sources(value, plan, i, numbers)
     ]
 
 

@@ -18,6 +18,7 @@ from rightcall.tasks.math.functions import TRUSTED
 from rightcall.tasks.math.generator import check_choice, stream
 from rightcall.tasks.math.numbers import show
 from rightcall.tasks.math.plans import (
+    MAX_BLAMED,
     Numbers,
     answer_sources,
     evidence,
@@ -86,8 +87,10 @@ class MathTask(ExactMath):
         Wrong steps are those whose call holds a number from nowhere, those whose result is used for
         nothing and is no part of the gold plan, and a stop with what no call gave or with what is
         only a part of the gold plan. A used result that is no part of the gold plan may be another
-        way to the same end: of that nothing is said.
+        way to the same end: of that nothing is said, nor of a problem without a gold plan.
         """
+        if not problem.metadata.keys() >= _GOLD_PLAN:
+            return Judgement()
         numbers = Numbers.of(problem.question, FAMILIES[problem.metadata["family"]].constants)
         plan = read_plan(chain.steps, chain.answer)
         said, measures = evidence(plan, numbers)
@@ -98,7 +101,10 @@ class MathTask(ExactMath):
             right = same_plan(plan, numbers, gold)
             verdict = "is right" if right else "is wrong"
             said = (f"With other numbers in the question the plan {verdict}.", *said)
-        blamed = set(off_plan(plan, numbers, [gold, *parts]))
+        few = len(plan.calculations) <= MAX_BLAMED
+        if not few:
+            said = (*said, f"Of more than {MAX_BLAMED} calculations it is not said which are a waste.")
+        blamed = set(off_plan(plan, numbers, [gold, *parts])) if few else set()
         if not right:  # a right plan has put them in the place of numbers that are there
             blamed |= {index for index, _ in unsourced(plan, numbers)}
         wrong = {plan.steps[index] for index in blamed}
@@ -126,12 +132,16 @@ class MathTask(ExactMath):
 
     def prove(self, problem: Problem) -> Proved | Refuted | None:
         """The gold expression, computed apart from the gold calls, must give the answer."""
+        if not problem.metadata.keys() >= _GOLD_PLAN:
+            return None
         given = {name: Fraction(text) for name, text in problem.metadata["numbers"].items()}
         value = compute(parse(problem.metadata["expression"], names=True), given)
         right = show(value) == problem.answer
         return Proved() if right else Refuted(f"the expression gives {show(value)}")
 
 
+_GOLD_PLAN = {"family", "expression", "numbers"}
+"""The metadata of a generated problem; one out of a log has none."""
 _WRITTEN = {
     "add": "{} + {}",
     "subtract": "{} - {}",

@@ -41,7 +41,7 @@ _WORDS = {word: Fraction(value) for word, value in NUMBER_WORDS.items()} | {
 
 class WordProblems(ExactMath):
     """Judges plans by `metadata["annotations"]`: pairs of an expression and its result, as texts; an
-    empty list where none are known."""
+    empty list, or nothing, where none are known."""
 
     instruction = "Solve the problem. Do each calculation with a function, then stop with the answer."
     default_subset = "calculator"
@@ -98,14 +98,15 @@ def _words_in(question: str) -> Iterator[Fraction]:
 def _gold_on_trials(problem: Problem, numbers: Numbers) -> list[Fraction] | None:
     """The gold plan's answers for other numbers in the question; None if the annotations are no
     plan: one is unreadable, or none gives the answer."""
+    annotations = problem.metadata.get("annotations", ())
     calculations = [
         Calculation(parse(left), value)
-        for left, _ in problem.metadata["annotations"]
+        for left, _ in annotations
         if (value := value_of(left)) is not None
     ]
     plan = Plan(tuple(calculations), answer_values(problem.answer))
     reading = next(readings(plan, numbers), None)
-    if reading is None or len(calculations) < len(problem.metadata["annotations"]):
+    if reading is None or len(calculations) < len(annotations):
         return None
     try:
         return [rerun(plan, reading, values) for values in numbers.trials()]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rightcall.chain import Problem
+from rightcall.errors import DataError
 from rightcall.tasks.fol import prover
 from rightcall.tasks.fol.formula import parse
 from rightcall.tasks.fol.prover import Verdict
@@ -19,6 +20,8 @@ from rightcall.tasks.rules.english import sentences
 from rightcall.tasks.rules.task import RuleTask, problem_of
 
 _LETTERS = {"A": "True", "B": "False", "C": "Unknown"}
+_OPTIONS = {"proofwriter": 3, "prontoqa": 2}
+"""How many options a problem has."""
 _ANSWERS = ("True", "False", "Unknown")
 _CLASSICAL = {
     Verdict.ENTAILED: "True",
@@ -69,7 +72,8 @@ class ProofWriterTask(_FromData):
     def report(self, problems: Sequence[Problem]) -> dict[str, int | float]:
         """How many labels classical logic decides otherwise: it reasons by cases and backwards, where
         the data set's rules only go forward."""
-        return {"classical logic differs": sum(classical(p) != p.answer for p in problems)}
+        told = [p for p in problems if {"premises", "goal"} <= p.metadata.keys()]
+        return {"classical logic differs": sum(classical(p) != p.answer for p in told)}
 
 
 def classical(problem: Problem) -> str:
@@ -80,7 +84,8 @@ def classical(problem: Problem) -> str:
 
 
 def proofwriter_problem(record: Any, place: str) -> Problem:
-    """From an object of the data set's files."""
+    """From an object of the data set's files. Raises `DataError`."""
+    _refuse_other(record, place, "proofwriter")
     id, context, question, answer = fields(
         record, place, "ProofWriter", "id", "context", "question", "answer"
     )
@@ -113,7 +118,8 @@ class ProntoQaTask(_FromData):
 
 def prontoqa_problem(record: Any, place: str) -> Problem:
     """From an object of either kind of file: with `context` and `question`, or with the theory as
-    `question` and the statement as `query`."""
+    `question` and the statement as `query`. Raises `DataError`."""
+    _refuse_other(record, place, "prontoqa")
     if isinstance(record, dict) and "query" in record:
         theory, query, answer = fields(record, place, "PrOntoQA", "question", "query", "answer")
         return _problem(problem_id("prontoqa", theory, query), theory, query, answer, place, record)
@@ -121,6 +127,24 @@ def prontoqa_problem(record: Any, place: str) -> Problem:
         record, place, "PrOntoQA", "id", "context", "question", "answer"
     )
     return _problem(id, context, question, answer, place, record)
+
+
+def _refuse_other(record: Any, place: str, name: str) -> None:
+    """Both are told in the same words, and each can be read as the other: its id tells them apart, and
+    the number of options."""
+    if not isinstance(record, dict):
+        return
+    id, options = str(record.get("id", "")).lower(), record.get("options")
+    count = len(options) if isinstance(options, list) else None
+    signs = [task for task in _OPTIONS if id.startswith(task)]
+    signs += ["prontoqa"] if "query" in record else []
+    signs += [task for task, number in _OPTIONS.items() if number == count]
+    if signs and signs[0] != name:
+        raise DataError(
+            f"{place} is a problem of {signs[0]}, not of {name}",
+            value=str(record)[:80],
+            remedy=f"Use the task {signs[0]}.",
+        )
 
 
 def _problem(id: str, context: str, question: str, answer: str, place: str, record: Any) -> Problem:

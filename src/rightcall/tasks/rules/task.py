@@ -191,7 +191,9 @@ class RuleTask(Task):
         )
 
     def prove(self, problem: Problem) -> Proved | Refuted | None:
-        """The label, reached from the gold formulas by forward chaining."""
+        """The label, reached from the gold formulas by forward chaining; None without them."""
+        if not {"premises", "goal"} <= problem.metadata.keys():
+            return None
         premises = [parse(text.lower()) for text in problem.metadata["premises"]]
         verdict = decide(premises, parse(problem.metadata["goal"].lower()))
         if verdict == problem.answer:
