@@ -56,7 +56,7 @@ from rightcall.tasks.rules import ProntoQaTask, ProofWriterTask, RulesTask
 from rightcall.tasks.rules.generator import invented
 from rightcall.tiny import corpus
 from rightcall.tiny.pretrain import Shape, new_model, pretrain
-from rightcall.tiny.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
+from rightcall.tiny.tokenizer import SPECIAL_TOKENS, with_chat_template
 from rightcall.train.trainer import TrainConfig, train
 
 SEED = 4_101
@@ -67,16 +67,16 @@ SHAPE = Shape(hidden=192, layers=4, heads=6, intermediate=512)
 class Amounts:
     """How much of everything."""
 
-    short: int = 24_000
+    short: int = 16_000
     """Theories of 2 to 6 sentences that pretraining begins with."""
-    full: int = 5_000
+    full: int = 7_000
     """Theories of 6 to 24 sentences."""
     mistaken: int = 4_000
     """Theories of any size, read with mistakes."""
     words: int = 4_000
     """Theories whose words become tokens."""
-    short_tokens: float = 3.5e6
-    full_tokens: float = 2.5e6
+    short_tokens: float = 1.2e6
+    full_tokens: float = 3.6e6
     mistaken_tokens: float = 0.6e6
     generated: int = 200
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""
@@ -125,7 +125,7 @@ _SPLIT = "|".join(
 )
 RARE = 40
 """A word of our vocabulary that is met less often is spelled, too."""
-PIECES = 500
+PIECES = 240
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -151,11 +151,11 @@ def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
     spelled = Tokenizer(models.BPE())
     rng = Random(SEED)
     spelled.train_from_iterator(
-        (invented(rng) for _ in range(40_000)),
+        (invented(rng) for _ in range(20_000)),
         trainers.BpeTrainer(
             vocab_size=len(ALPHABET) + PIECES,
             initial_alphabet=ALPHABET,
-            max_token_length=4,
+            max_token_length=3,
             show_progress=False,
         ),
     )
@@ -167,15 +167,7 @@ def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        eos_token="<|end|>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=2048,
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return with_chat_template(tokenizer)
 
 
 def _texts(theories: int) -> Iterator[str]:
@@ -232,8 +224,7 @@ def build_base(work: Path, amounts: Amounts) -> Path:
 def _rows(
     renderer: Renderer, count: int, sentences: tuple[int, int], seed: int, *, mistakes: bool = False
 ) -> list[Rendered]:
-    kinds = ("traits", "relations", "kinds", "kinds")  # the most words to copy are in the last
-    task = RulesTask(sentences=sentences, made_up=0.6, kinds=kinds)
+    task = RulesTask(sentences=sentences, made_up=0.5)
     problems = task.problems("train", count, SEED + seed)
     return list(corpus.rows(task, problems, renderer, mistakes=mistakes, seed=SEED + seed))
 

@@ -322,19 +322,6 @@ def test_folio_labels_are_met_by_at_least_61_of_68(shared_data: Path) -> None:
     assert agreed >= 61, others
 
 
-@pytest.mark.slow
-def test_all_5000_propositional_entailments_are_labelled_right(shared_data: Path) -> None:
-    lines = (shared_data / "logical_entailment" / "validate.txt").read_text("utf-8").split()
-    wrong = []
-    for line in lines:
-        premise, goal, label, *_ = line.split(",")
-        verdict = decide([parse(premise)], parse(goal), seconds=PATIENT).verdict
-        if (verdict in (Verdict.ENTAILED, Verdict.INCONSISTENT)) != (label == "1"):
-            wrong.append(line)
-    assert len(lines) == 5000
-    assert not wrong
-
-
 def test_the_second_prover_agrees_on_a_sample_of_the_entailments(shared_data: Path) -> None:
     lines = (shared_data / "logical_entailment" / "validate.txt").read_text("utf-8").split()[::50]
     for line in lines:

@@ -61,6 +61,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return with_chat_template(tokenizer)
+
+
+def with_chat_template(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer as transformers takes it, with the tiny models' special tokens and chat template."""
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",
