@@ -1,7 +1,7 @@
 """The proof on real problems: chains that large models left behind tune a student of two million
 parameters.
 
-    python -m benchmarks.proof --data FOLDER          # about an hour on two cores
+    python -m benchmarks.proof --data FOLDER          # an hour and more
     python -m benchmarks.proof --data FOLDER --quick  # every stage, minutes, figures of no meaning
 
 FOLDER holds `proofwriter/dev.json` and `prontoqa/*.jsonl` (problems) and
@@ -9,13 +9,12 @@ FOLDER holds `proofwriter/dev.json` and `prontoqa/*.jsonl` (problems) and
 ProofWriter problems); `docs/proof.md` says where they come from. What a stage made is kept in the work
 folder, and the stage is skipped when it is there.
 
-    base      pretrained on generated theories (task `rules`), at the end on chains with typical
-    mistakes recorded  the programs of the large models, executed again as chains, on half of the
-    theories own       the student's own chains on the same problems and on generated ones
+    base      pretrained on generated theories (task `rules`), at the end with typical mistakes
+    recorded  the programs of the large models, executed again as chains, on the problems to learn from
+    own       the student's own chains on the same problems and on generated ones
     control   SFT of the base on all right chains
-    tuned     DPO on the control's own single steps, right against wrong, and on the recorded ones
-    test      the other half of ProofWriter's theories, and all of PrOntoQA, of which nothing was
-    trained
+    tuned     DPO from the control on single steps, right against wrong, its own and the recorded ones
+    test      half of ProofWriter's theories and all of PrOntoQA, of which nothing was trained
 """
 
 from __future__ import annotations
