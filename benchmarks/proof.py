@@ -66,16 +66,16 @@ SHAPE = Shape(hidden=192, layers=4, heads=6, intermediate=512)
 class Amounts:
     """How much of everything."""
 
-    short: int = 16_000
+    short: int = 24_000
     """Theories of 2 to 6 sentences that pretraining begins with."""
-    full: int = 7_000
+    full: int = 6_000
     """Theories of 6 to 24 sentences."""
     mistaken: int = 4_000
     """Theories of any size, read with mistakes."""
     words: int = 4_000
     """Theories whose words become tokens."""
-    short_tokens: float = 1.2e6
-    full_tokens: float = 3.6e6
+    short_tokens: float = 3.5e6
+    full_tokens: float = 3.0e6
     mistaken_tokens: float = 0.6e6
     generated: int = 200
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""
@@ -116,15 +116,17 @@ _SPLIT = "|".join(
         r"\([a-z]\)",
         r"\([a-z], ",
         r"\d",
-        # "likes" is "like" and "s", "wumpuses" is "wumpus" and "es"
-        r"[A-Za-z]+?(?=(?:(?<=us|.x|ch|sh)es|(?<![us])s)\b)|[A-Za-z]+",
+        # A stem is the same tokens in singular and plural: "like" "s", "wumpus" "es", "hors" "e",
+        # "butterfl" "y", "butterfl" "ies", "monke" "ys".
+        r"[A-Za-z]{2,}?(?=(?:ies|ys?|(?<=.s|.x|.z|ch|sh)es?|(?<![usy])s)\b)|[A-Za-z]+",
         r" ?[^\sA-Za-z0-9]+[ \n]?",
         r"\s",
     )
 )
 RARE = 40
 """A word of our vocabulary that is met less often is spelled, too."""
-PIECES = 240
+PIECES = 500
+PLURAL_ENDINGS = ("s", "es", "ys", "ies")
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -150,16 +152,17 @@ def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
     spelled = Tokenizer(models.BPE())
     rng = Random(SEED)
     spelled.train_from_iterator(
-        (invented(rng) for _ in range(20_000)),
+        (invented(rng) for _ in range(40_000)),
         trainers.BpeTrainer(
             vocab_size=len(ALPHABET) + PIECES,
             initial_alphabet=ALPHABET,
-            max_token_length=3,
+            max_token_length=4,
             show_progress=False,
         ),
     )
     learned = json.loads(spelled.to_str())["model"]
-    listed = [*SPECIAL_TOKENS, *sorted(learned["vocab"], key=learned["vocab"].get), *whole]
+    pieces = sorted(learned["vocab"], key=learned["vocab"].get)
+    listed = [*SPECIAL_TOKENS, *pieces, *PLURAL_ENDINGS, *whole]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(listed))}
     merges = [tuple(pair) for pair in learned["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
@@ -223,7 +226,8 @@ def build_base(work: Path, amounts: Amounts) -> Path:
 def _rows(
     renderer: Renderer, count: int, sentences: tuple[int, int], seed: int, *, mistakes: bool = False
 ) -> list[Rendered]:
-    task = RulesTask(sentences=sentences, made_up=0.5)
+    kinds = ("traits", "relations", "kinds", "kinds")  # the last have the most words to copy
+    task = RulesTask(sentences=sentences, made_up=0.6, kinds=kinds)
     problems = task.problems("train", count, SEED + seed)
     return list(corpus.rows(task, problems, renderer, mistakes=mistakes, seed=SEED + seed))
 

@@ -87,7 +87,10 @@ _ONSETS = (
     "b bl br c ch cl cr d dr f fl fr g gl gr h j k l m n p ph pl pr qu r s sh sk sl sn sp st t th tr v"
     " w x y z"
 )
-_CODAS = "b ck d f g k l ll lt m mp n nd ng nk nt p r rb rk rm rn rt s sk st t th x"
+_CODAS = (
+    "b bb ck d dd f ff g gg k l ll lt m mm mp n nd ng nk nn nt p pp r rb rk rm rn rr rt s sk ss st t th"
+    " tt x z zz"
+)
 _VOWELS = "a e i o u a e i o u ai ea ee ia io oa oo ou y"
 _ENDINGS = (
     "able al an ant ar ate ed el en er est et ia ic id in ine ing is ish ite ium le o on or ous um us y"
