@@ -118,6 +118,7 @@ _SPLIT = "|".join(
         r"\d",
         # A stem is the same tokens in singular and plural: "like" "s", "wumpus" "es", "hors" "e",
         # "butterfl" "y", "butterfl" "ies", "monke" "ys".
+        r"(?<=[A-Za-z])ies\b",
         r"[A-Za-z]{2,}?(?=(?:ies|ys?|(?<=.s|.x|.z|ch|sh)es?|(?<![usy])s)\b)|[A-Za-z]+",
         r" ?[^\sA-Za-z0-9]+[ \n]?",
         r"\s",
