@@ -39,6 +39,17 @@ class Message(TypedDict):
     content: str
 
 
+class Origin(Frozen):
+    """What an augmented problem or chain was made of."""
+
+    operation: str
+    """The operation's name (see `rightcall.augment`)."""
+    parent: str
+    """The problem's id; of a chain, the key of the chain it was made from."""
+    root: str
+    """Id of the problem that stands at the beginning: relatives have the same."""
+
+
 class Problem(Frozen):
     """One question with a checkable answer."""
 
@@ -54,6 +65,13 @@ class Problem(Frozen):
     """Hops or steps; reports group by it."""
     metadata: dict[str, JSON] = Field(default_factory=dict)
     """Task-specific facts: gold formulas, the family of a word problem, flags."""
+    origin: Origin | None = None
+    """None unless augmentation made it."""
+
+    @property
+    def root(self) -> str:
+        """Id of the problem that it was made of in the end: its own if nobody made it."""
+        return self.origin.root if self.origin else self.id
 
 
 class Call(Frozen):
@@ -160,6 +178,15 @@ class Chain(Frozen):
     given_steps: int = Field(0, ge=0)
     """How many of the first steps were given rather than sampled: 0 for a chain made from the start,
     more for a rollout from a prefix of another chain."""
+    origin: Origin | None = None
+    """None unless augmentation made it."""
+    renamed: dict[str, str] = Field(default_factory=dict)
+    """Name under which a function was shown → its name in the task, where they differ."""
+
+    @property
+    def root(self) -> str:
+        """Id of the problem that its problem was made of in the end."""
+        return self.origin.root if self.origin else self.problem_id
 
     @property
     def right_for_the_right_reason(self) -> bool:

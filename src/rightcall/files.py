@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,12 +31,24 @@ def read_lines(path: Path, model: type[M]) -> Iterator[M]:
                 ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it: a kill leaves the old one, or the new one."""
+@contextmanager
+def whole(path: Path) -> Iterator[TextIO]:
+    """A file to be written beside its place and renamed in the end: what was there stays until then,
+    and if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one, or the new one."""
+    with whole(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

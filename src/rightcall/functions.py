@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import keyword
 import math
 import re
 import textwrap
@@ -94,6 +95,16 @@ class Function:
     limits: Limits
     given: Callable[[], State] | None = None
     """Makes the state that the example needs."""
+    task_name: str = ""
+    """Its name in the task, where it is shown under another one."""
+
+    def renamed(self, name: str) -> Function:
+        """The same function under another name. Raises `DefinitionError` if no call could be written
+        with that name."""
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise DefinitionError("not a name for a function", value=name)
+        example = name + self.example.removeprefix(self.name)
+        return replace(self, name=name, example=example, task_name=self.task_name or self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The plain Python function underneath, for tests and reuse."""
@@ -361,6 +372,11 @@ class FunctionSet:
     def fingerprint(self) -> str:
         return digest([f.fingerprint for f in self.functions])
 
+    @cached_property
+    def task_names(self) -> dict[str, str]:
+        """Name shown → name in the task, of the functions that are shown under another name."""
+        return {made.name: made.task_name for made in self.functions if made.task_name}
+
     def subset(self, names: Iterable[str]) -> FunctionSet:
         """The named functions, in the order given; an unknown name is a `DefinitionError`."""
         chosen = []
@@ -448,7 +464,10 @@ class FunctionSet:
         return value
 
     def _failed(self, error: CallError) -> Observation:
-        return self._bounded(f"Error: {error}", failure=error.kind)
+        text = str(error)
+        for shown, own in self.task_names.items():  # "Record each sentence with premise(...)."
+            text = re.sub(rf"\b{re.escape(own)}(?=\()", shown, text)
+        return self._bounded(f"Error: {text}", failure=error.kind)
 
     def _bounded(self, text: str, failure: FailureKind | None = None) -> Observation:
         text = _storable(text)

@@ -1,9 +1,10 @@
 """Test questions in training data: the same ones, and nearly the same ones.
 
-Four kinds are told apart, from the plainest to the least certain:
+Five kinds are told apart, from the plainest to the least certain:
 
 - *exact*: the same words, up to case, punctuation, spacing and how a number is written (`1,000` and
   `1000`, `25%` and `25 percent`);
+- *related*: augmentation made one of the other, or both of the same problem;
 - *reordered*: the same sentences in another order;
 - *contained*: a test question of 8 words or more stands word for word in a longer training text, such
   as a prompt with examples, or two questions in one;
@@ -102,6 +103,7 @@ class Kind(StrEnum):
     """How a training question is like a test question."""
 
     EXACT = "exact"
+    RELATED = "related"
     REORDERED = "reordered"
     CONTAINED = "contained"
     NEAR = "near"
@@ -135,7 +137,7 @@ class LeakReport(Frozen):
     @property
     def ok(self) -> bool:
         """No test question is in the training data word for word, in whatever order of sentences, or
-        within a longer text."""
+        within a longer text, and no relative of a test problem is."""
         return all(leak.kind is Kind.NEAR for leak in self.leaks)
 
     def table(self) -> Table:
@@ -275,8 +277,9 @@ class _Index:
         self.likenesses: dict[tuple[Kind, Hashable], _Likeness] = defaultdict(_Likeness)
         lengths: dict[tuple[str, ...], set[int]] = defaultdict(set)
         groups: dict[tuple[str, ...], dict[tuple[str, ...], None]] = defaultdict(dict)
+        self.augmented = {problem.root for problem in problems if problem.origin}
         for problem, text in zip(problems, self.texts, strict=True):
-            for key in _keys(text):
+            for key in _keys(problem, text):
                 self.likenesses[key].answers.add(problem.answer)
             groups[text.numbers][text.words] = None
             if len(text.spelled) >= LONG:
@@ -290,6 +293,9 @@ class _Index:
         """Note what a training item is like."""
         found = _Found(number, item)
         text = _Text.of(found.question, self.with_numbers)
+        root, made = kinship(item)
+        if (made or root in self.augmented) and (Kind.RELATED, root) in self.likenesses:
+            self.likenesses[Kind.RELATED, root].offer(1.0, found)
         for key, similarity in self._like(text):
             if key in self.likenesses:
                 self.likenesses[key].offer(similarity, found)
@@ -323,7 +329,7 @@ class _Index:
     def leaks(self) -> Iterator[Leak]:
         """The plainest and nearest for each test problem that has any."""
         for problem, text in zip(self.problems, self.texts, strict=True):
-            for key in _keys(text):
+            for key in _keys(problem, text):
                 likeness = self.likenesses[key]
                 if (found := likeness.best(problem.answer)) is not None:
                     yield Leak(
@@ -338,10 +344,11 @@ class _Index:
                     break
 
 
-def _keys(text: _Text) -> list[tuple[Kind, Hashable]]:
+def _keys(problem: Problem, text: _Text) -> list[tuple[Kind, Hashable]]:
     """By what each kind of likeness to a test question is found, in the order of the kinds."""
-    by_kind = {
+    by_kind: dict[Kind, Hashable] = {
         Kind.EXACT: text.exact,
+        Kind.RELATED: problem.root,
         Kind.REORDERED: text.sorted,
         Kind.CONTAINED: text.spelled,
         Kind.NEAR: text.words,
@@ -392,5 +399,16 @@ def _counts(things: Sequence[Hashable]) -> NDArray[np.uint16]:
     return np.bincount(buckets, minlength=_BUCKETS).astype(np.uint16)
 
 
+def kinship(item: Asked | str) -> tuple[str | None, bool]:
+    """Id of the problem that a training item was made of in the end, and whether augmentation made it;
+    None for a bare question."""
+    id, root = _id(item), getattr(item, "root", None)
+    return (root or id, bool(root) and root != id)
+
+
+def _id(item: Asked | str) -> str | None:
+    return getattr(item, "id", None) or getattr(item, "problem_id", None)
+
+
 def _name(item: Asked | str, number: int) -> str:
-    return str(getattr(item, "id", None) or getattr(item, "problem_id", None) or f"item {number}")
+    return _id(item) or f"item {number}"

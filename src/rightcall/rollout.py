@@ -25,6 +25,7 @@ from rightcall.chain import (
     Frozen,
     Judgement,
     Message,
+    Origin,
     Outcome,
     Problem,
     Step,
@@ -81,6 +82,8 @@ class Job:
     problem: Problem
     sample: int = 0
     replies: tuple[Step, ...] = field(default=())
+    origin: Origin | None = None
+    """Of the chain, where augmentation makes it."""
 
 
 def chain_key(setting: Setting, model: str, job: Job) -> str:
@@ -235,6 +238,8 @@ def attempt(setting: Setting, model: str, job: Job) -> Attempt:
         error=end.error,
         seconds=time.monotonic() - started,
         given_steps=min(len(job.replies), len(made.steps)),
+        origin=job.origin,
+        renamed=setting.functions.task_names,
     )
     return chain if end.error else judged(setting.task, job.problem, chain)
 
@@ -281,10 +286,22 @@ def judged(task: Task, problem: Problem, chain: Chain) -> Chain:
     with task_errors(task, problem, "verify", chain.answer):
         right = chain.answer is not None and task.verify(problem, chain.answer)
     with task_errors(task, problem, "judge", chain.answer):
-        judgement: Judgement = task.judge(problem, chain)
+        judgement: Judgement = task.judge(problem, _with_task_names(chain))
     return chain.model_copy(
         update={"outcome": Outcome.CORRECT if right else Outcome.INCORRECT, "judgement": judgement}
     )
+
+
+def _with_task_names(chain: Chain) -> Chain:
+    """The chain with its calls named as the task names its functions."""
+    if not chain.renamed:
+        return chain
+    steps = []
+    for step in chain.steps:
+        if step.call is not None and (own := chain.renamed.get(step.call.name)) is not None:
+            step = step.model_copy(update={"call": step.call.model_copy(update={"name": own})})
+        steps.append(step)
+    return chain.model_copy(update={"steps": tuple(steps)})
 
 
 class _Calls:

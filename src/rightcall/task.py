@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from rightcall.chain import Chain, Judgement, Problem, digest
 from rightcall.errors import ConfigError, DefinitionError, RightCallError, nearest
 from rightcall.functions import Function, FunctionSet, State, States
+
+if TYPE_CHECKING:
+    from rightcall.augment.operation import Operation
 
 SPLITS = ("train", "validation", "test")
 
@@ -50,6 +53,8 @@ class Task(ABC):
     subsets: dict[str, tuple[str, ...]] = {}
     """Named selections of function names that a run may choose, besides "all"."""
     default_subset: str = "all"
+    operations: Mapping[str, Operation] = {}
+    """Name → what augmentation may do with this task's problems and chains (`rightcall.augment`)."""
     proof: str = "labels proved"
     """What `prove` shows, as `tasks check` names it."""
 

@@ -60,6 +60,32 @@ class Scripted(ChatModel):
         return Reply(text=played) if isinstance(played, str) else played
 
 
+class Replay(ChatModel):
+    """Plays given replies, by the key of their chain (see `rollout.chain_key`); a chain whose replies
+    are used up ends there."""
+
+    def __init__(
+        self, replies: Mapping[str, Sequence[str]], *, name: str = "replay", capacity: int = 256
+    ) -> None:
+        self.name = name
+        self.capacity = capacity
+        self._replies = replies
+        self._open: list[Request] = []
+
+    def submit(self, request: Request) -> None:
+        self._open.append(request)
+
+    def poll(self) -> list[tuple[Request, Reply | ModelError]]:
+        asked, self._open = self._open, []
+        return [(request, self._reply(request)) for request in asked]
+
+    def _reply(self, request: Request) -> Reply:
+        replies, turn = self._replies[request.chain], _turns_after(request, 0)
+        if turn < len(replies):
+            return Reply(text=replies[turn])
+        return Reply(text="", finish_reason="end")
+
+
 class GoldPlayer(Scripted):
     """Plays each problem's gold chain, one call per turn: the teacher that is always right.
 

@@ -5,32 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TextIO
 
 from rightcall.chain import Problem
 from rightcall.errors import DataError
-from rightcall.files import read_lines
-from rightcall.leaks import normalised
+from rightcall.files import read_lines, whole
+from rightcall.leaks import kinship, normalised
 from rightcall.pairs.pair import PreferencePair
 
 
 def check_leaks(training: Iterable[PreferencePair | Problem | str], test: Iterable[Problem]) -> int:
     """How many training items were checked; a `DataError` if a test question is among them, word
-    for word or up to case, punctuation and spacing."""
-    forbidden = {normalised(problem.question): problem.id for problem in test}
+    for word or up to case, punctuation and spacing, or a problem that augmentation made of a test
+    problem (or of what a test problem was made of)."""
+    held = list(test)
+    forbidden = {normalised(problem.question): problem.id for problem in held}
+    roots = {problem.root: problem.id for problem in held}
+    augmented = {problem.root for problem in held if problem.origin}
     leaks: dict[str, str] = {}
     checked = 0
     for item in training:
         question = item if isinstance(item, str) else item.question
         checked += 1
-        if (found := forbidden.get(normalised(question))) is not None:
+        root, made = kinship(item)
+        found = forbidden.get(normalised(question))
+        if found is None and root in roots and (made or root in augmented):
+            found = roots[root]
+        if found is not None:
             leaks[found] = question
     if leaks:
         first = next(iter(leaks))
         raise DataError(
             f"{len(leaks)} test questions are in the training data, the first is problem {first}",
             value=leaks[first][:200],
-            remedy="Collect the training chains on the train split only.",
+            remedy="Collect and augment the chains of the train split only.",
         )
     return checked
 
@@ -40,24 +48,13 @@ def write_pairs(
 ) -> int:
     """Write a pairs file and say how many there are. The file appears whole or not at all: what was
     there stays if making the pairs fails, or if a question of `test` is among them (`DataError`)."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            count = check_leaks(_written(pairs, file), test)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return count
+    with whole(Path(path)) as file:
+        return check_leaks(_written(pairs, file), test)
 
 
-def _written(pairs: Iterable[PreferencePair], file: BinaryIO) -> Iterator[PreferencePair]:
+def _written(pairs: Iterable[PreferencePair], file: TextIO) -> Iterator[PreferencePair]:
     for pair in pairs:
-        file.write(pair.model_dump_json().encode() + b"\n")
+        file.write(f"{pair.model_dump_json()}\n")
         yield pair
 
 

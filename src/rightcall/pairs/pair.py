@@ -82,6 +82,10 @@ class PreferencePair(Frozen):
     """The answer of the chosen chain where that is right."""
     difficulty: int = 0
     """Of the problem; 0 if unknown."""
+    root: str = ""
+    """Id of the problem that augmentation made this one of in the end; empty if it made none."""
+    operation: str = ""
+    """The augmentation that made the rejected chain, or else the chosen one; empty if it made none."""
     prompt_ids: TurnIds = ()
     """Sampled ids of the assistant turns in the prompt (step pairs have some)."""
     chosen_ids: TurnIds = ()

@@ -318,6 +318,8 @@ def _pair(
         evidence="; ".join(wrong.judgement.evidence) if evidence is None else evidence,
         answer=(right.answer or "") if right.key in tree.well else "",
         difficulty=right.difficulty or 0,
+        root=right.root if right.root != right.problem_id else "",
+        operation=next((c.origin.operation for c in (wrong, right) if c.origin), ""),
         prompt_ids=_ids(before),
         chosen_ids=_ids(right.steps[good]),
         rejected_ids=_ids(wrong.steps[bad]),

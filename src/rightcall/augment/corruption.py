@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from rightcall.augment.operation import Operation
+
+CORRUPTIONS: dict[str, Operation] = {}
