@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gc
 import random
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -652,3 +656,35 @@ def test_a_worker_whose_result_cannot_be_shown_leaves_the_state_as_it_was() -> N
     assert functions.reply("power(3)", states).observation.text == "1000"
     assert functions.reply("power(5000)", states).observation.failure is FailureKind.FUNCTION_ERROR
     assert functions.reply("record(2)", states).observation.text == "2 recorded"
+
+
+def test_calls_are_parsed_in_many_threads_at_once() -> None:
+    """A garbage collection that runs Python code lets another thread parse in the midst of a parse."""
+    text = f"f({'[' * 30}1{']' * 30}, {', '.join(map(str, range(200)))})"
+    faults: list[BaseException] = []
+
+    def parse_often() -> None:
+        try:
+            for _ in range(30):
+                parse_calls(text, known=["f"])
+        except BaseException as error:
+            faults.append(error)
+
+    def pause(*_: object) -> None:
+        time.sleep(0.0005)
+
+    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(pause)
+    try:
+        gc.set_threshold(100, 5, 5)
+        sys.setswitchinterval(1e-6)
+        threads = [threading.Thread(target=parse_often) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.callbacks.remove(pause)
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
+    assert not faults

@@ -17,15 +17,18 @@ from transformers import AutoModelForCausalLM
 
 from rightcall import run
 from rightcall.chain import ChainStore, Outcome, Problem
-from rightcall.config import RunConfig, load_config
+from rightcall.config import Rounds, RunConfig, load_config
 from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.files import read_lines
 from rightcall.models import Request
+from rightcall.models.spec import ModelSpec, open_model
 from rightcall.pairs import PairConfig, read_pairs
 from rightcall.rollout import Setting, collect
 from rightcall.run import (
+    EVALUATIONS,
     STAGES,
     Place,
+    Round,
     RunResult,
     _claimed,
     collect_role,
@@ -37,6 +40,7 @@ from rightcall.run import (
     write_problems,
 )
 from rightcall.search import SearchConfig
+from rightcall.train.trainer import train
 from tiny_models import build_tiny
 from toys import Played, SumTask, solver
 
@@ -76,6 +80,9 @@ max_tokens = 6
 task = "{toys}:SumTask"
 problems = {{ train = 6, validation = 2, test = 4 }}
 """
+
+
+WHOLE = [*STAGES, *EVALUATIONS]
 
 
 def finished_stages(folder: Path) -> list[str]:
@@ -131,13 +138,13 @@ def resumed(config: RunConfig, config_file: Path) -> RunResult:
     """A run killed while it trained, then run again."""
     root = config_file.parent / "runs"
     run_and_kill(config_file, root, "pairs")
-    assert finished_stages(root / "toy" / "sums")[-1] != list(STAGES)[-1]
+    assert finished_stages(root / "toy" / "sums")[-1] != WHOLE[-1]
     return run_all(config, root)
 
 
 def test_a_killed_run_goes_on_and_finishes_every_stage_once(resumed: RunResult) -> None:
-    assert finished_stages(resumed.folder / "sums") == list(STAGES)
-    assert resumed.seconds["sums"].keys() == STAGES.keys()
+    assert finished_stages(resumed.folder / "sums") == WHOLE
+    assert list(resumed.seconds["sums"]) == WHOLE
 
 
 def test_every_file_of_a_run_is_where_the_docs_say(resumed: RunResult) -> None:
@@ -368,6 +375,110 @@ def test_fresh_moves_the_old_run_aside(config: RunConfig, tmp_path: Path) -> Non
     with pytest.raises(Exception, match="no function subset"):
         run_all(broken, tmp_path, fresh=True)
     assert (tmp_path / "toy.2" / "precious").read_text() == "hours of work"
+
+
+# --- on-policy rounds -----------------------------------------------------------------------------
+
+
+def after_a_training(config: RunConfig, folder: Path, **rounds: Any) -> Place:
+    """A place whose DPO training is done and chosen, and that is to have rounds."""
+    settings = config.tasks["sums"].model_copy(update={"rounds": Rounds(count=3, **rounds)})
+    place = Place(settings, SumTask(), 5, folder)
+    for stage in ("problems", "collect teacher", "collect student", "pairs", "train sft"):
+        STAGES[stage](place)
+    for stage in ("choose sft", "train dpo", "choose dpo"):
+        STAGES[stage](place)
+    return place
+
+
+def improving(steps: tuple[str, ...]) -> Any:
+    """Models by what they were trained in: those of the named rounds solve, any other is wrong."""
+
+    def opened(spec: ModelSpec, problems: Any = ()) -> Any:
+        if spec.kind == "gold":
+            return open_model(spec, problems)
+        weights = spec.adapter or spec.model
+        good = any(f"rounds/{step}/" in weights for step in steps)
+        # once in a while each does the other thing, so that there is something to learn
+        return Played(lambda r: solver(r) if good != (r.seed % 7 == 0) else 'stop("0")', name=weights)
+
+    return opened
+
+
+def run_rounds(place: Place) -> dict[str, str]:
+    return {
+        name: stage(place) for number in (1, 2, 3) for name, stage in Round(number).stages().items()
+    }
+
+
+def test_rounds_go_on_while_they_help_and_the_best_is_kept(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "open_model", improving(steps=("1", "2")))
+    place = after_a_training(config, tmp_path)
+    said = run_rounds(place)
+    chosen = place.selections()
+    assert [name for name in chosen if name.startswith("round")] == ["round 1", "round 2"]
+    assert chosen["round 1"].kept.right_reason.value > chosen["dpo"].kept.right_reason.value
+    assert place.best() == "round 1", "of equals the first"
+    assert "rounds/1/train" in str(place.kept(place.best()))
+    assert "rounds/1/train" in str(place.model("tuned").adapter)
+    assert {said[f"round 3 {part}"] for part in ("collect", "pair", "train", "choose")} == {
+        "left out: round 2 did not help"
+    }
+    chains = list(ChainStore(place.round(2) / "chains.jsonl"))
+    assert {c.problem_id for c in chains} == {p.id for p in place.problems("train")}
+    assert all("rounds/1/train" in chain.model for chain in chains), "collected from the best so far"
+    assert run_rounds(place) == said, "called again, it does nothing else"
+
+
+def test_rounds_end_where_the_first_does_not_help(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "open_model", improving(steps=()))
+    place = after_a_training(config, tmp_path)
+    said = run_rounds(place)
+    assert place.best() == "dpo"
+    assert said["round 1 choose"].startswith(("checkpoint", "final"))
+    assert {said["round 2 collect"], said["round 3 choose"]} == {
+        "left out: round 1 did not help",
+        "left out: there was no round 2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("start", "reference", "begins", "held_to"),
+    [
+        ("current", "previous", "train/dpo", None),
+        ("current", "base", "train/dpo", "train/sft"),
+        ("first", "previous", "train/sft", "train/dpo"),
+        ("first", "base", "train/sft", None),
+    ],
+)
+def test_a_round_begins_where_it_is_told_and_is_held_to_what_it_is_told(
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    start: str,
+    reference: str,
+    begins: str,
+    held_to: str | None,
+) -> None:
+    monkeypatch.setattr(run, "open_model", improving(steps=("1",)))
+    place = after_a_training(config, tmp_path, start=start, reference=reference)
+    seen: list[tuple[str, Any]] = []
+
+    def watched(*args: Any, adapter: str, reference: Any, **options: Any) -> Any:
+        seen.append((adapter, reference))
+        return train(*args, adapter=adapter, reference=reference, **options)
+
+    monkeypatch.setattr(run, "train", watched)
+    for stage in Round(1).stages().values():
+        stage(place)
+    ((adapter, other),) = seen
+    assert begins in adapter
+    assert (other is None) == (held_to is None)
+    assert held_to is None or held_to in other.adapter
 
 
 def test_a_tuned_model_is_an_adapter_over_the_student_or_full_weights(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from rightcall.errors import ConfigError, DataError
 from rightcall.train.dpo import LOSSES
 from rightcall.train.policy import load_policy
-from rightcall.train.trainer import Lora, TrainConfig, train
+from rightcall.train.trainer import Lora, TrainConfig, Weights, train
 from tiny_models import build_tiny
 
 ARCHITECTURES = ["llama", "qwen2", "qwen3", "mistral"]
@@ -229,6 +229,32 @@ def test_training_goes_on_from_an_adapter_whose_model_is_then_the_reference(mode
         train(settings, models["llama"], data, out, adapter=tmp_path / "sft")
         first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
         assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_a_reference_of_its_own_is_what_the_policy_is_held_to(models, data, tmp_path):
+    first = train(config(max_steps=2, learning_rate=1e-2), models["llama"], data, tmp_path / "first")
+    second = train(
+        config(max_steps=2, learning_rate=1e-2), models["llama"], data, tmp_path / "second",
+        adapter=first.output,
+    )  # fmt: skip
+    start = {"adapter": second.output}
+    own = train(config(), models["llama"], data, tmp_path / "own", **start)
+    same = Weights(str(models["llama"]), str(second.output))
+    named = train(config(), models["llama"], data, tmp_path / "named", reference=same, **start)
+    held = Weights(str(models["llama"]), str(first.output))
+    other = train(config(), models["llama"], data, tmp_path / "other", reference=held, **start)
+    logps = {made: load_file(made.output / "reference.safetensors")["logps"] for made in (own, named)}
+    torch.testing.assert_close(logps[own], logps[named])
+    torch.testing.assert_close(weights(own.output), weights(named.output))
+    lines = (tmp_path / "other" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["rewards/margins"] > 0.05, "it begins away from its reference"
+    expected = load_file(tmp_path / "second" / "reference.safetensors")["logps"]
+    torch.testing.assert_close(load_file(other.output / "reference.safetensors")["logps"], expected)
+    assert not torch.equal(
+        *(weights(made.output)[next(iter(weights(own.output)))] for made in (own, other))
+    )
+    with pytest.raises(DataError, match="another training"):
+        train(config(), models["llama"], data, tmp_path / "own", reference=held, **start)
 
 
 def test_four_bit_weights_stay_frozen_under_a_trained_adapter(models, data, tmp_path):

@@ -1,9 +1,9 @@
 """`run.toml` → frozen, typed objects; and the resolved copy that a run keeps.
 
 A stage's settings stand at the head of the stage that uses them; this file only puts them
-together. What stands at the top of a file (`[models]`, `[collect]`, `[search]`, `[pairs]`,
-`[train]`, `[evaluate]`) holds for every task; the same table under `[tasks.NAME]` overrides it key
-by key. After loading, every task carries its complete settings:
+together. What stands at the top of a file (`[models]`, `[collect]`, `[search]`, `[augment]`, `[pairs]`,
+`[train]`, `[rounds]`, `[evaluate]`) holds for every task; the same table under `[tasks.NAME]` overrides
+it key by key. After loading, every task carries its complete settings:
 
     config = load_config("examples/demo.toml", ["seed=3", "tasks.fol.train.dpo.beta=0.2"])
     config.tasks["fol"].train.dpo.beta
@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BeforeValidator, Field, model_validator
 
+from rightcall.augment.config import AugmentConfig
 from rightcall.chain import JSON, Frozen
 from rightcall.errors import ConfigError
 from rightcall.evaluate import EvaluateConfig
@@ -138,6 +139,30 @@ class Train(Frozen):
     """Where DPO starts: warm, at the SFT control, or at the untouched student."""
 
 
+class Rounds(Frozen):
+    """On-policy rounds after the first training: the tuned student collects chains, is trained on them,
+    and is measured on the validation problems, until a round does not help."""
+
+    count: int = Field(0, ge=0)
+    """Rounds at most; 0 for none."""
+    start: Literal["current", "first"] = "current"
+    """Each training goes on from the best model so far, or begins where the first DPO training did."""
+    reference: Literal["previous", "base"] = "previous"
+    """What DPO holds a round's model to: the best model so far, so that each round may move as far
+    again; or the model that the first DPO training began with, so that all rounds together may move as
+    far as one."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.count and (self.start, self.reference) != ("current", "previous"):
+            raise ConfigError(
+                "settings of rounds have no effect without rounds",
+                value="rounds.count = 0",
+                remedy="Set rounds.count, or leave the table out.",
+            )
+        return self
+
+
 class Report(Frozen):
     """What the report shows; may change without a new run."""
 
@@ -154,8 +179,11 @@ class Stages(Frozen):
     search: SearchConfig = SearchConfig()
     """Rollouts that find the first errors of the student's wrong chains, with its sampling and budget
     of `collect`; what counts as right is what `pairs.require_process` says."""
+    augment: AugmentConfig = AugmentConfig()
+    """What is made of the teacher's and the student's chains before pairs are made."""
     pairs: Pairs = Pairs()
     train: Train = Train()
+    rounds: Rounds = Rounds()
     evaluate: EvaluateConfig = EvaluateConfig()
     tolerate_errored: float = Field(0.02, ge=0, le=1)
     """Share of a stage's chains that may stay errored after a second try. They are left out: of the
@@ -241,7 +269,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 def resolve(table: Mapping[str, Any]) -> RunConfig:
     """A run file's table → the run with each task's settings complete."""
     file = checked(RunFile, table)
-    seeded = {"pairs": {"seed": file.seed}, "train": {m: {"seed": file.seed} for m in ("sft", "dpo")}}
+    seeds = {name: {"seed": file.seed} for name in ("augment", "pairs")}
+    seeded = {**seeds, "train": {m: {"seed": file.seed} for m in ("sft", "dpo")}}
     shared = merged(seeded, {key: table[key] for key in Stages.model_fields if key in table})
     tasks = {
         name: checked(TaskRun, {"task": name, **merged(shared, own)}, at=f"tasks.{name}")

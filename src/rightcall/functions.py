@@ -9,8 +9,10 @@ import ast
 import inspect
 import keyword
 import math
+import os
 import re
 import textwrap
+import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -144,7 +146,7 @@ class Function:
             "function": {
                 "name": self.name,
                 "description": self.description,
-                "parameters": self.arguments.model_json_schema(),
+                "parameters": {**self.arguments.model_json_schema(), "title": self.name},
             },
         }
 
@@ -578,6 +580,12 @@ def _argument_error(made: Function, error: ValidationError) -> CallError:
 
 # --- parsing ------------------------------------------------------------------------------------
 
+_PARSING = threading.RLock()
+"""CPython 3.11 counts the depth of syntax trees once for all threads: a parse that another thread's
+interrupts (a garbage collection that runs Python code is enough) ends in a `SystemError`."""
+os.register_at_fork(  # no child waits for a thread that it has not got
+    before=_PARSING.acquire, after_in_parent=_PARSING.release, after_in_child=_PARSING.release
+)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _THOUGHT = re.compile(r"^[ \t]*<(think|thinking)>.*?(?:</\1>|\Z)", re.MULTILINE | re.DOTALL)
 _THOUGHT_END = re.compile(r"\A.*?^[ \t]*</(?:think|thinking)>", re.MULTILINE | re.DOTALL)
@@ -698,9 +706,15 @@ def _closing(text: str, opening: int) -> int | None:
     return None
 
 
+def parse_expression(source: str) -> ast.expr:
+    """The syntax tree of an expression, from any thread."""
+    with _PARSING:
+        return ast.parse(source, mode="eval").body
+
+
 def _literal_call(source: str) -> Call:
     try:
-        node = ast.parse(source.strip(), mode="eval").body
+        node = parse_expression(source.strip())
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         nested = isinstance(error, (MemoryError, RecursionError))
         reason = "too deeply nested" if nested else getattr(error, "msg", None) or str(error)
@@ -713,17 +727,17 @@ def _literal_call(source: str) -> Call:
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise CallError("not a call", value=_shorten(source), kind=FailureKind.UNPARSABLE)
     kwargs = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise _not_literal(keyword.value)
-        if keyword.arg in kwargs:
+    for named in node.keywords:
+        if named.arg is None:
+            raise _not_literal(named.value)
+        if named.arg in kwargs:
             raise CallError(
                 f"argument {keyword.arg!r} is given twice",
                 value=_shorten(source),
                 remedy="Give each argument once.",
                 kind=FailureKind.UNPARSABLE,
             )
-        kwargs[keyword.arg] = _literal(keyword.value)
+        kwargs[named.arg] = _literal(named.value)
     return Call(name=node.func.id, args=tuple(_literal(a) for a in node.args), kwargs=kwargs)
 
 

@@ -2,9 +2,11 @@
 
     runs/NAME/config.toml                    the resolved config
     runs/NAME/TASK/problems.{train,validation,test}.jsonl
-    runs/NAME/TASK/chains/{teacher,student,search}.jsonl
+    runs/NAME/TASK/chains/{teacher,student,search,augmented}.jsonl
+    runs/NAME/TASK/problems.augmented.jsonl, augment.json   what augmentation made, and its figures
     runs/NAME/TASK/pairs.jsonl, pairs.json   the pairs and their statistics
     runs/NAME/TASK/train/{sft,dpo}/          the model or adapter, checkpoints/, metrics.jsonl
+    runs/NAME/TASK/rounds/N/{chains,pairs}.jsonl, pairs.json, train/   the on-policy rounds
     runs/NAME/TASK/selection/, selection.json   validation chains; the checkpoints that were kept
     runs/NAME/TASK/eval/{base,teacher,control,tuned}.jsonl and .samples.jsonl
     runs/NAME/TASK/comparison.json           paired, Holm-adjusted across the tasks
@@ -22,14 +24,16 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain as joined
 from itertools import count
 from pathlib import Path
 
 from rightcall import terminal
+from rightcall.augment import augment
 from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
 from rightcall.errors import ConfigError, DataError
@@ -38,14 +42,22 @@ from rightcall.files import read_lines, write_whole
 from rightcall.models import Sampling
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.models.weights import load_tokenizer
-from rightcall.pairs import check_leaks, make_pairs, pair_statistics, read_pairs, write_pairs
+from rightcall.pairs import (
+    PairConfig,
+    PairStatistics,
+    check_leaks,
+    make_pairs,
+    pair_statistics,
+    read_pairs,
+    write_pairs,
+)
 from rightcall.rendering import Renderer
 from rightcall.report import RunData, load_run, write_report
 from rightcall.report.data import ROLES
 from rightcall.rollout import Budget, Setting, collect, finished
 from rightcall.search import SearchResult, search
 from rightcall.task import SPLITS, Task, load_task
-from rightcall.train.trainer import TrainConfig, train
+from rightcall.train.trainer import TrainConfig, Weights, train
 
 
 class StageDone(Frozen):
@@ -78,7 +90,12 @@ class Place:
         return self.folder / "pairs.jsonl"
 
     def training(self, method: str) -> Path:
-        return self.folder / "train" / method
+        """Where a training is: `sft`, `dpo`, or `round N`."""
+        number = _round_number(method)
+        return self.round(number) / "train" if number else self.folder / "train" / method
+
+    def round(self, number: int) -> Path:
+        return self.folder / "rounds" / str(number)
 
     def evaluation(self, role: str) -> Path:
         return self.folder / "eval" / f"{role}.jsonl"
@@ -102,6 +119,19 @@ class Place:
         """Folder of the checkpoint that was chosen."""
         return self.candidates(method)[self.selections()[method].best]
 
+    def best(self, before: int | None = None) -> str:
+        """Of the DPO training and the rounds (before that round), the one whose model did best on the
+        validation problems; of equals the first."""
+        names = [name for name in self.selections() if name != "sft"]
+        names = [name for name in names if before is None or _round_number(name) < before]
+        kept = {name: self.selections()[name].kept for name in sorted(names, key=_round_number)}
+        return max(kept, key=lambda name: kept[name].right_reason.value)
+
+    def first(self) -> ModelSpec:
+        """What the first DPO training began with."""
+        student = self.settings.models.student
+        return tuned(student, self.kept("sft")) if self.settings.train.dpo_from == "sft" else student
+
     def model(self, role: str) -> ModelSpec:
         """Who plays a role of the evaluation."""
         models = self.settings.models
@@ -109,7 +139,7 @@ class Place:
             return models.teacher
         if role == "base":
             return models.student
-        return tuned(models.student, self.kept({"control": "sft", "tuned": "dpo"}[role]))
+        return tuned(models.student, self.kept("sft" if role == "control" else self.best()))
 
     def setting(
         self, source: str, sampling: Sampling = Sampling(), budget: Budget = Budget()
@@ -123,6 +153,11 @@ class Place:
     def mark(self, line: StageDone) -> None:
         lines = [*self.done().values(), line]
         write_whole(self.folder / "stages.jsonl", "".join(f"{x.model_dump_json()}\n" for x in lines))
+
+
+def _round_number(method: str) -> int:
+    """Of "round N"; 0 for any other training."""
+    return int(method.removeprefix("round ")) if method.startswith("round ") else 0
 
 
 # --- the stages: each reads files, writes files, and says in a line what came out ----------------
@@ -153,20 +188,25 @@ def collect_role(role: str) -> Callable[[Place], str]:
             return take_chains(place, role, settings)
         if not settings.samples:
             return "left out"
-        problems = place.problems("train")[: settings.problems]
-        setting = place.setting(role, settings.sampling, settings.budget)
-        path = place.chains(role)
-        with open_model(getattr(place.settings.models, role), setting.playable(problems)) as model:
-            had = finished(setting, model.name, problems, settings.samples, path)
-            with terminal.progress(role, len(problems) * settings.samples, had) as on_chain:
-                store = collect(setting, model, problems, settings.samples, path, on_chain)
-                if _errored(store):  # a second try, of the errored chains and nothing else
-                    collect(setting, model, problems, settings.samples, path, on_chain)
-        _check_errored(store, place.settings.tolerate_errored)
-        counts = Counter(store.outcomes().values())
-        return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
+        spec: ModelSpec = getattr(place.settings.models, role)
+        return _collected(place, role, spec, settings, place.chains(role))
 
     return stage
+
+
+def _collected(place: Place, role: str, spec: ModelSpec, settings: Collect, path: Path) -> str:
+    """A model's chains on the training problems, into a file."""
+    problems = place.problems("train")[: settings.problems]
+    setting = place.setting(role, settings.sampling, settings.budget)
+    with open_model(spec, setting.playable(problems)) as model:
+        had = finished(setting, model.name, problems, settings.samples, path)
+        with terminal.progress(role, len(problems) * settings.samples, had) as on_chain:
+            store = collect(setting, model, problems, settings.samples, path, on_chain)
+            if _errored(store):  # a second try, of the errored chains and nothing else
+                collect(setting, model, problems, settings.samples, path, on_chain)
+    _check_errored(store, place.settings.tolerate_errored)
+    counts = Counter(store.outcomes().values())
+    return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
 
 
 def take_chains(place: Place, role: str, settings: Collect) -> str:
@@ -250,21 +290,48 @@ def _chains(place: Place, *files: str) -> Iterator[Chain]:
         yield from ChainStore(place.chains(name)).latest()
 
 
+def vary(place: Place) -> str:
+    """Augmentation of both roles' chains: other problems with their chains, and corrupted chains."""
+    config = place.settings.augment
+    if not any(config.operations.values()):
+        return "left out"
+    made = augment(
+        place.task,
+        place.task.function_set(place.settings.functions),
+        place.problems("train"),
+        _chains(place, "teacher", "student"),
+        config,
+        place.chains("augmented"),
+        problems_out=place.folder / "problems.augmented.jsonl",
+        test=[*place.problems("validation"), *place.problems("test")],
+    )
+    write_whole(place.folder / "augment.json", made.model_dump_json(indent=2))
+    return f"{made.chains} chains of {made.originals} problems"
+
+
 def pair(place: Place) -> str:
-    """Preference pairs of both roles' chains and of the search, checked against the test problems."""
-    dropped: Counter[str] = Counter()
-    chains = _chains(place, "teacher", "student", "search")
-    pairs = make_pairs(chains, place.settings.pairs, dropped)
-    made = write_pairs(pairs, place.pairs, test=place.problems("test"))
-    statistics = pair_statistics(read_pairs(place.pairs), dropped)
-    write_whole(place.folder / "pairs.json", statistics.model_dump_json(indent=2))
-    if not made:
+    """Preference pairs of both roles' chains, of the search and of augmentation, checked against the
+    test problems."""
+    chains = _chains(place, "teacher", "student", "search", "augmented")
+    statistics, dropped = _paired(place, chains, place.pairs, place.settings.pairs)
+    if not statistics.pairs:
         raise DataError(
             "the chains made no pair",
             value=dict(dropped),
             remedy="Collect more samples per problem, or at a higher temperature.",
         )
-    return f"{made} pairs of {statistics.problems} problems"
+    return f"{statistics.pairs} pairs of {statistics.problems} problems"
+
+
+def _paired(
+    place: Place, chains: Iterable[Chain], path: Path, config: PairConfig
+) -> tuple[PairStatistics, Counter[str]]:
+    """Pairs into a file with their statistics beside it, and what made none."""
+    dropped: Counter[str] = Counter()
+    write_pairs(make_pairs(chains, config, dropped), path, test=place.problems("test"))
+    statistics = pair_statistics(read_pairs(path), dropped)
+    write_whole(path.with_suffix(".json"), statistics.model_dump_json(indent=2))
+    return statistics, dropped
 
 
 def tune(method: str) -> Callable[[Place], str]:
@@ -272,24 +339,35 @@ def tune(method: str) -> Callable[[Place], str]:
 
     def stage(place: Place) -> str:
         config: TrainConfig = getattr(place.settings.train, method)
-        student = place.settings.models.student
-        if method == "dpo" and place.settings.train.dpo_from == "sft":
-            student = tuned(student, place.kept("sft"))
-        with terminal.training(method) as on_log:
-            result = train(
-                config,
-                student.weights,
-                place.pairs,
-                place.training(method),
-                adapter=student.adapter,
-                device=student.device,
-                on_log=on_log,
-            )
-        left_out = f", {len(result.too_long)} too long" if result.too_long else ""
-        speed = f", {result.tokens / result.seconds:,.0f} tokens/s" if result.seconds else ""
-        return f"{result.steps} steps on {result.rows} rows{left_out}{speed}"
+        start = place.first() if method == "dpo" else place.settings.models.student
+        return _trained(place, method, config, start, place.pairs)
 
     return stage
+
+
+def _trained(
+    place: Place,
+    method: str,
+    config: TrainConfig,
+    start: ModelSpec,
+    pairs: Path,
+    reference: ModelSpec | None = None,
+) -> str:
+    """A training from a model, held to another one if that is given."""
+    with terminal.training(method) as on_log:
+        result = train(
+            config,
+            start.weights,
+            pairs,
+            place.training(method),
+            adapter=start.adapter,
+            reference=Weights(reference.weights, reference.adapter) if reference else None,
+            device=start.device,
+            on_log=on_log,
+        )
+    left_out = f", {len(result.too_long)} too long" if result.too_long else ""
+    speed = f", {result.tokens / result.seconds:,.0f} tokens/s" if result.seconds else ""
+    return f"{result.steps} steps on {result.rows} rows{left_out}{speed}"
 
 
 def choose(method: str) -> Callable[[Place], str]:
@@ -344,19 +422,100 @@ def measure(role: str) -> Callable[[Place], str]:
     return stage
 
 
+# --- on-policy rounds -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Round:
+    """The best model so far collects chains, is trained on what it did, and is measured."""
+
+    number: int
+    """From 1."""
+
+    @property
+    def name(self) -> str:
+        return f"round {self.number}"
+
+    def stages(self) -> dict[str, Callable[[Place], str]]:
+        parts = (self.collect, self.pair, self.train, self.choose)
+        return {f"{self.name} {part.__name__}": self._if_there(part) for part in parts}
+
+    def _if_there(self, part: Callable[[Place], str]) -> Callable[[Place], str]:
+        """There is a round as long as the one before it helped."""
+
+        def stage(place: Place) -> str:
+            before = f"round {self.number - 1}" if self.number > 1 else "dpo"
+            if before not in place.selections():
+                return f"left out: there was no {before}"
+            if place.best(self.number) != before:
+                return f"left out: {before} did not help"
+            return part(place)
+
+        return stage
+
+    def _model(self, place: Place) -> ModelSpec:
+        return tuned(place.settings.models.student, place.kept(place.best(self.number)))
+
+    def collect(self, place: Place) -> str:
+        """Chains of the best model so far."""
+        path = place.round(self.number) / "chains.jsonl"
+        return _collected(place, "student", self._model(place), place.settings.collect.student, path)
+
+    def pair(self, place: Place) -> str:
+        """Pairs of these chains, and of the teacher's where `pairs.sources_chosen` asks for them."""
+        folder, wanted = place.round(self.number), place.settings.pairs
+        trained = place.settings.train.dpo.strategies or tuple(wanted.strategies)
+        weights = {name: weight for name, weight in wanted.strategies.items() if name in trained}
+        own = ChainStore(folder / "chains.jsonl").latest()
+        statistics, _ = _paired(
+            place,
+            joined(own, _chains(place, "teacher")),
+            folder / "pairs.jsonl",
+            wanted.model_copy(update={"strategies": weights}),
+        )
+        return f"{statistics.pairs} pairs of {statistics.problems} problems"
+
+    def train(self, place: Place) -> str:
+        """DPO on these pairs, as `rounds` says where from and held to what."""
+        pairs = place.round(self.number) / "pairs.jsonl"
+        if next(read_pairs(pairs), None) is None:
+            return "left out: the chains made no pair"
+        how, best, first = place.settings.rounds, self._model(place), place.first()
+        start = best if how.start == "current" else first
+        reference = best if how.reference == "previous" else first
+        other = None if reference == start else reference
+        return _trained(place, self.name, place.settings.train.dpo, start, pairs, other)
+
+    def choose(self, place: Place) -> str:
+        """The checkpoint that does best on the validation problems."""
+        if not (place.training(self.name) / "train.json").exists():
+            return "left out: the chains made no pair"
+        return choose(self.name)(place)
+
+
 STAGES: dict[str, Callable[[Place], str]] = {
     "problems": write_problems,
     "collect teacher": collect_role("teacher"),
     "collect student": collect_role("student"),
     "search": search_errors,
+    "augment": vary,
     "pairs": pair,
     "train sft": tune("sft"),
     "choose sft": choose("sft"),
     "train dpo": tune("dpo"),
     "choose dpo": choose("dpo"),
-    **{f"evaluate {role}": measure(role) for role in ROLES},
 }
-"""The stages of a task, in order; then all tasks are compared and the report is written."""
+"""The stages of a task, in order, up to the rounds."""
+EVALUATIONS = {f"evaluate {role}": measure(role) for role in ROLES}
+"""The stages that end a task; then all tasks are compared and the report is written."""
+
+
+def stages_of(settings: TaskRun) -> dict[str, Callable[[Place], str]]:
+    """Every stage of a task, in order."""
+    rounds: dict[str, Callable[[Place], str]] = {}
+    for number in range(1, settings.rounds.count + 1):
+        rounds |= Round(number).stages()
+    return {**STAGES, **rounds, **EVALUATIONS}
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -416,8 +575,9 @@ def _check_student(place: Place) -> None:
 def _run_task(place: Place) -> None:
     place.folder.mkdir(parents=True, exist_ok=True)
     done = place.done()
-    for number, (name, stage) in enumerate(STAGES.items(), 1):
-        head = f"{place.folder.name} {number:>2}/{len(STAGES)} {name:<17}"
+    stages = stages_of(place.settings)
+    for number, (name, stage) in enumerate(stages.items(), 1):
+        head = f"{place.folder.name} {number:>2}/{len(stages)} {name:<17}"
         if name in done:
             terminal.say(f"{head} done before: {done[name].summary}", quiet=True)
             continue

@@ -11,7 +11,7 @@ from typing import Any
 
 from rightcall.chain import JSON, Call
 from rightcall.errors import CallError
-from rightcall.functions import Function, FunctionSet, parse_calls
+from rightcall.functions import Function, FunctionSet, parse_calls, parse_expression
 
 # --- as text ------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ def read_call(reply: str, functions: FunctionSet) -> Call | None:
 def is_bare(reply: str) -> bool:
     """Whether a reply is a call and nothing else."""
     try:
-        node: Any = ast.parse(reply.strip(), mode="eval").body
+        node: Any = parse_expression(reply.strip())
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
     return isinstance(node, ast.Call)

@@ -6,7 +6,6 @@ the task (`Task.operations`), and `augmentation` executes and judges what they p
 
 from rightcall.augment.augmentation import (
     CORRUPTED,
-    AugmentConfig,
     AugmentReport,
     Made,
     augment,
@@ -16,6 +15,7 @@ from rightcall.augment.augmentation import (
     original_of,
     play,
 )
+from rightcall.augment.config import AugmentConfig
 from rightcall.augment.operation import Operation, Original, Rejected, Variant
 
 __all__ = [

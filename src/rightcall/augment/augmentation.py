@@ -10,8 +10,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from rightcall.augment.config import AugmentConfig
 from rightcall.augment.corruption import CORRUPTIONS
 from rightcall.augment.operation import Operation, Original, Rejected, Variant
 from rightcall.augment.shown import SHOWN
@@ -41,27 +42,6 @@ CORRUPTED = "corrupted"
 _BUDGET = Budget(steps=10_000, tokens=10**9)
 _GENERAL: Mapping[str, Operation] = {**SHOWN, **CORRUPTIONS}
 """Operations that any task's chains can undergo."""
-
-
-class AugmentConfig(Frozen):
-    """What is made of a run's chains."""
-
-    operations: dict[str, float] = Field(default_factory=dict)
-    """Operation → how many variants it makes of a problem on average: 0.5 is one of every second
-    problem. Known are the task's own (`Task.operations`), those of any task, and `file.py:function`."""
-    seed: int = Field(0, ge=0)
-
-    @field_validator("operations")
-    @classmethod
-    def _not_negative(cls, operations: dict[str, float]) -> dict[str, float]:
-        for name, ratio in operations.items():
-            if not 0 <= ratio <= 100:
-                raise ConfigError(
-                    f"the ratio of operation {name!r} is out of range",
-                    value=ratio,
-                    remedy="Give the number of variants per problem, 0 to 100.",
-                )
-        return operations
 
 
 class Tally(Frozen):

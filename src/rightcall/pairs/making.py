@@ -26,8 +26,9 @@ class PairConfig(Frozen):
     sources_chosen: tuple[str, ...] = ("student", "teacher")
     """In order of preference: a problem's chosen chains come from the first source that has a right
     one (on-policy where possible, the teacher's where the student has none)."""
-    sources_rejected: tuple[str, ...] = ("student", "teacher")
-    """In order of preference, like `sources_chosen`."""
+    sources_rejected: tuple[str, ...] = ("student", "teacher", "corrupted")
+    """In order of preference, like `sources_chosen`: chains that augmentation made wrong come last,
+    where nobody erred."""
     mix_sources: bool = False
     """Take a problem's chains of all these sources rather than of the first that has any."""
     require_process: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,16 @@ class Lora(Frozen):
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: str | tuple[str, ...] = "all-linear"
     """Names of the adapted modules; "all-linear" is every linear layer but the head."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model as training reads it."""
+
+    model: str
+    """Hub id or folder."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter over it."""
 
 
 class TrainConfig(Frozen):

@@ -12,17 +12,22 @@ from typing import Any
 from rightcall.chain import digest
 from rightcall.errors import DataError
 from rightcall.models.weights import adapter_folder, version
-from rightcall.train.config import TrainConfig, TrainResult
+from rightcall.train.config import TrainConfig, TrainResult, Weights
 
 
-def identity(config: TrainConfig, model: str, data: Path, adapter: str | Path | None) -> str:
+def identity(config: TrainConfig, start: Weights, data: Path, reference: Weights | None) -> str:
     """What decides the result: settings, weights, data."""
     if not data.is_file():
         raise DataError("there is no such training file", value=str(data))
     settings = config.model_dump(exclude={"log_every", "wandb", "keep"})
     content = hashlib.sha256(data.read_bytes()).hexdigest()
-    tuned = adapter and (version(adapter_folder(adapter)) or str(adapter))
-    return digest(settings, content, version(model) or model, tuned)
+    held_to = () if reference is None else (_versions(reference),)
+    return digest(settings, content, *_versions(start), *held_to)
+
+
+def _versions(weights: Weights) -> tuple[str, str | None]:
+    tuned = weights.adapter and (version(adapter_folder(weights.adapter)) or weights.adapter)
+    return version(weights.model) or weights.model, tuned
 
 
 def finished(output: Path, identity: str) -> TrainResult | None:

@@ -32,7 +32,7 @@ from rightcall.models.weights import adapter_folder, load_tokenizer, version
 from rightcall.rendering import Renderer
 from rightcall.train.attention import ATTENTION, CannotPack, Kernel
 from rightcall.train.batches import Batch, MicroBatch, collate, collate_tree, packs, plan
-from rightcall.train.config import OnLog, TrainConfig, TrainResult
+from rightcall.train.config import OnLog, TrainConfig, TrainResult, Weights
 from rightcall.train.data import Row, Rows, load_rows
 from rightcall.train.dpo import LOSSES, log_ratio, sequence_logps
 from rightcall.train.folder import (
@@ -64,32 +64,26 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 
 def run(
     config: TrainConfig,
-    model: str,
+    start: Weights,
     data: Path,
     output: Path,
-    adapter: str | Path | None,
+    reference: Weights | None,
     device: str | None,
     resume: bool,
     on_log: OnLog | None,
 ) -> TrainResult:
     """See `rightcall.train.trainer.train`."""
     place = training_device(device)
-    inputs = identity(config, model, data, adapter)
+    _check_reference(config, start, reference)
+    inputs = identity(config, start, data, reference)
     if resume and (before := finished(output, inputs)) is not None:
         return before
     state = PartialState(cpu=place == "cpu")
     if state.is_main_process:
         prepare(output, inputs, config, resume)
     state.wait_for_everyone()
-    transformers.set_seed(config.seed)
-    tokenizer = load_tokenizer(model)
-    if adapter is not None and config.reference == "adapter_off":
-        raise ConfigError(
-            "an adapter that training starts from is part of the reference and cannot be switched off",
-            value=str(adapter),
-            remedy='Set reference="precomputed".',
-        )
-    core = load_policy(config, model, adapter, place)
+    tokenizer = load_tokenizer(start.model)
+    core = _loaded(config, reference or start, place)
     rows = load_rows(
         data,
         Renderer(tokenizer),
@@ -99,7 +93,11 @@ def run(
         too_long=config.too_long,
         strategies=config.strategies,
     )
-    base = _base(config, model, adapter, place, core)
+    if reference is not None:
+        _score_reference(config, core, reference, tokenizer, rows, output, place)
+        del core  # one model in memory at a time
+        core = _loaded(config, start, place)
+    base = _base(config, start, place, core)
     trainer = build(config, core, tokenizer, rows, output, on_log, place, base)
     last = last_checkpoint(output)
     if state.is_main_process:
@@ -126,13 +124,45 @@ def run(
     return result
 
 
-def _base(
-    config: TrainConfig, model: str, adapter: str | Path | None, place: str, core: Any
-) -> str | None:
+def _loaded(config: TrainConfig, weights: Weights, place: str) -> Any:
+    """The model with what is trained of it, whose beginning the seed decides alone."""
+    transformers.set_seed(config.seed)
+    return load_policy(config, weights.model, weights.adapter, place)
+
+
+def _check_reference(config: TrainConfig, start: Weights, reference: Weights | None) -> None:
+    if reference is not None and config.method == "sft":
+        raise ConfigError("SFT has no reference model", value=reference.model)
+    if config.reference == "adapter_off" and (start.adapter or reference):
+        raise ConfigError(
+            "an adapter that training starts from is part of the reference and cannot be switched off"
+            if start.adapter
+            else "a reference of its own is not the model with its adapter switched off",
+            value=start.adapter or reference,
+            remedy='Set reference="precomputed".',
+        )
+
+
+def _score_reference(
+    config: TrainConfig,
+    core: Any,
+    reference: Weights,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Rows,
+    output: Path,
+    place: str,
+) -> None:
+    """Leave the log-probabilities of a reference model of its own where `_precomputed` finds them."""
+    if not (output / "reference.safetensors").exists():
+        base = _base(config, reference, place, core)
+        build(config, core, tokenizer, rows, output, device=place, base=base)
+
+
+def _base(config: TrainConfig, weights_of: Weights, place: str, core: Any) -> str | None:
     """What decides a reference log-probability beside the tokens; None if the weights cannot be told
     from others of that name: of a folder their hash does, of a hub id its commit."""
-    weights = version(model) or getattr(core.config, "_commit_hash", None)
-    tuned = version(adapter_folder(adapter)) if adapter else ""
+    weights = version(weights_of.model) or getattr(core.config, "_commit_hash", None)
+    tuned = version(adapter_folder(weights_of.adapter)) if weights_of.adapter else ""
     if weights is None or tuned is None:
         return None
     kind = compute_dtype(config, place)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rightcall.train.config import Lora, OnLog, TrainConfig, TrainResult
+from rightcall.train.config import Lora, OnLog, TrainConfig, TrainResult, Weights
 
-__all__ = ["Lora", "OnLog", "TrainConfig", "TrainResult", "train"]
+__all__ = ["Lora", "OnLog", "TrainConfig", "TrainResult", "Weights", "train"]
 
 
 def train(
@@ -21,6 +21,7 @@ def train(
     output: str | Path,
     *,
     adapter: str | Path | None = None,
+    reference: Weights | None = None,
     device: str | None = None,
     resume: bool = True,
     on_log: OnLog | None = None,
@@ -28,7 +29,8 @@ def train(
     """Tune `model` (hub id or folder) on `data` (JSONL) and write the result to `output`.
 
     `adapter` is a LoRA adapter to start from: it is trained further, or merged before full weights
-    are trained. The DPO reference is the model as it stands when training starts, adapter included.
+    are trained. The DPO reference is the model as it stands when training starts, adapter included,
+    unless `reference` names another one with the same tokenizer.
     `device` is "cpu" or "cuda"; default CUDA where there is one.
     With `resume`, a run that was killed goes on from its last checkpoint and ends with the same
     weights, and a finished run is not repeated; an output folder of another training is refused
@@ -36,4 +38,5 @@ def train(
     """
     from rightcall.train.loop import run
 
-    return run(config, str(model), Path(data), Path(output), adapter, device, resume, on_log)
+    start = Weights(str(model), None if adapter is None else str(adapter))
+    return run(config, start, Path(data), Path(output), reference, device, resume, on_log)
