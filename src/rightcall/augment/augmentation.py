@@ -142,8 +142,9 @@ def carry_out(
     if not variant.corrupts:
         problem = _placed(original, variant, name, number)
         with task_errors(original.task, problem, "prove"):
-            if isinstance(original.task.prove(problem), Refuted):
-                raise Rejected("the label is refuted")
+            proved = original.task.prove(problem)
+        if isinstance(proved, Refuted):
+            raise Rejected("the label is refuted")
     chains = tuple(_executed(original, variant, problem, name))
     if not chains:
         raise Rejected("no chain could be carried over")
