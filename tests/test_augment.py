@@ -201,9 +201,7 @@ def test_without_chains_the_gold_one_is_played(problem: Problem) -> None:
 
 
 def test_an_operation_that_fails_is_named_with_its_problem(original: Original) -> None:
-    with pytest.raises(
-        DefinitionError, match="name failed on problem train-3-0.*never mind"
-    ):
+    with pytest.raises(DefinitionError, match=r"name failed on problem train-3-0.*never mind"):
         carry_out(original, "name", broken, Random(0))
 
 
