@@ -52,7 +52,7 @@ from rightcall.rendering import Rendered, Renderer
 from rightcall.rollout import Budget, Setting, collect
 from rightcall.task import Task
 from rightcall.tasks.rules import ProntoQaTask, ProofWriterTask, RulesTask
-from rightcall.tasks.rules.generator import invented
+from rightcall.tasks.rules.theories import invented
 from rightcall.tiny import corpus
 from rightcall.tiny.pretrain import Shape, new_model, pretrain
 from rightcall.tiny.tokenizer import SPECIAL_TOKENS, with_chat_template
@@ -108,6 +108,7 @@ _FUNCTION_WORDS = (
 ).split()
 _INNER = "|".join(_FUNCTION_WORDS)
 _FIRST = "|".join(word.capitalize() for word in _FUNCTION_WORDS)
+_ES, _S = "(?<=.s|.x|.z|ch|sh)es", "(?<![usy])s"
 _SPLIT = "|".join(
     (
         rf"\b(?:{_FIRST})(?: (?:{_INNER}))*\b ",  # "If something is "
@@ -116,18 +117,18 @@ _SPLIT = "|".join(
         r"\([a-z]\)",
         r"\([a-z], ",
         r"\d",
+        # A plural's ending is one token with what follows it: no letter within a word looks like it.
+        rf"(?<=[A-Za-z])(?:ies|ys|{_ES}|{_S})(?:(?: (?:{_INNER})\b)+ ?|[.,][ \n]?|[ \n])",
         # A stem is the same tokens in singular and plural: "like" "s", "wumpus" "es", "hors" "e",
         # "butterfl" "y", "butterfl" "ies", "monke" "ys".
-        r"(?<=[A-Za-z])ies\b",
-        r"[A-Za-z]{2,}?(?=(?:ies|ys?|(?<=.s|.x|.z|ch|sh)es?|(?<![usy])s)\b)|[A-Za-z]+",
+        rf"[A-Za-z]{{2,}}?(?=(?:ies|ys?|{_ES}?|{_S})\b)|[A-Za-z]+",
         r" ?[^\sA-Za-z0-9]+[ \n]?",
         r"\s",
     )
 )
 RARE = 40
-"""A word of our vocabulary that is met less often is spelled, too."""
+"""A word that our theories have less often is spelled, too, and so is one that only the prompt has."""
 PIECES = 500
-PLURAL_ENDINGS = ("s", "es", "ys", "ies")
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -147,8 +148,11 @@ def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
         ]
     )
     counts: Counter[str] = Counter()
-    for text in _texts(theories):
+    for text in _theories(theories):
         counts.update(piece for piece, _ in split.pre_tokenize_str(text))
+    for text in _prompt():
+        pieces = (piece for piece, _ in split.pre_tokenize_str(text) if not piece.isalpha())
+        counts.update(dict.fromkeys(pieces, RARE))
     whole = [piece for piece, times in sorted(counts.items()) if times >= RARE and len(piece) > 1]
     spelled = Tokenizer(models.BPE())
     rng = Random(SEED)
@@ -163,7 +167,7 @@ def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
     )
     learned = json.loads(spelled.to_str())["model"]
     pieces = sorted(learned["vocab"], key=learned["vocab"].get)
-    listed = [*SPECIAL_TOKENS, *pieces, *PLURAL_ENDINGS, *whole]
+    listed = [*SPECIAL_TOKENS, *pieces, *whole]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(listed))}
     merges = [tuple(pair) for pair in learned["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
@@ -173,12 +177,15 @@ def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
     return with_chat_template(tokenizer)
 
 
-def _texts(theories: int) -> Iterator[str]:
-    task = RulesTask(made_up=0.0)
-    for problem in task.problems("train", theories, SEED):
-        yield from (problem.question, *problem.gold)
-    for shown in task.function_set():
-        yield from [shown.help, task.instruction] * RARE
+def _theories(count: int) -> Iterator[str]:
+    for problem in RulesTask(made_up=0.0).problems("train", count, SEED):
+        yield from (problem.question, *problem.gold, *problem.metadata["sentences"])
+
+
+def _prompt() -> Iterator[str]:
+    task = RulesTask()
+    yield task.instruction
+    yield from (shown.help for shown in task.function_set())
 
 
 # --- the base -------------------------------------------------------------------------------------

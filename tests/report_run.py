@@ -15,14 +15,25 @@ from rightcall.chain import (
     Judgement,
     Message,
     Observation,
+    Origin,
     Outcome,
     Problem,
     Step,
     StopReason,
     digest,
 )
+from rightcall.conduct import CounterfactualPlan, ShownFunction
+from rightcall.conduct.counterfactual import OPERATION
 from rightcall.errors import FailureKind
-from rightcall.evaluate import Candidate, Rate, Selection
+from rightcall.evaluate import (
+    Candidate,
+    Circumstances,
+    Selection,
+    circumstances_path,
+    counterfactual_path,
+)
+from rightcall.functions import Role
+from rightcall.rate import Rate
 
 SKILL = {"base": 0.56, "teacher": 0.93, "control": 0.86, "tuned": 0.92}
 """Share of problems of middle difficulty a role solves."""
@@ -53,6 +64,7 @@ def _make_task(folder: Path, task: str, count: int, rng: random.Random) -> None:
         ChainStore(folder / "eval" / f"{role}.jsonl").append(greedy)
         drawn = [_chain(task, role, s, p, good, bad, rng) for p, good, bad in made for s in range(4)]
         ChainStore(folder / "eval" / f"{role}.samples.jsonl").append(drawn)
+        _probes(folder / "eval" / f"{role}.jsonl", greedy)
     _training(folder, rng)
 
 
@@ -107,6 +119,42 @@ def _chain(
     )
 
 
+def _probes(path: Path, greedy: Sequence[Chain]) -> None:
+    """The first eight chains went on from a replaced last result: a few did not look, one slipped."""
+    stopped = [chain for chain in greedy if chain.answer is not None][:8]
+    went_on = [_replaced(chain, index) for index, chain in enumerate(stopped)]
+    ChainStore(counterfactual_path(path)).append(went_on)
+    plan = CounterfactualPlan(
+        looked_at=9, probes=tuple(c.key for c in went_on), left_out={"stopped without an answer": 1}
+    )
+    shown = [ShownFunction(name=n, role=Role.SOLVE, stateful=n == "premise") for n in SHOWN]
+    made = Circumstances(functions=tuple(shown), counterfactual=plan)
+    circumstances_path(path).write_text(made.model_dump_json())
+
+
+def _replaced(chain: Chain, index: int) -> Chain:
+    at = len(chain.steps) - 2
+    answer = ("1234", chain.answer, "nothing")[(index > 4) + (index > 6)]
+    seen = chain.steps[at].observation.model_copy(update={"text": "1234"})
+    steps = (
+        *chain.steps[:at],
+        chain.steps[at].model_copy(update={"observation": seen}),
+        _step(f'stop("{answer}")', str(answer)),
+    )
+    measures = {"follows": float(index <= 4), "unchanged": float(4 < index <= 6)}
+    return chain.model_copy(
+        update={
+            "key": digest("probe", chain.key),
+            "steps": steps,
+            "given_steps": at + 1,
+            "answer": answer,
+            "outcome": Outcome.INCORRECT,
+            "origin": Origin(operation=OPERATION, parent=chain.key, root=chain.problem_id),
+            "judgement": Judgement(measures=measures, evidence=("the model reads 1234 there",)),
+        }
+    )
+
+
 def _step(reply: str, observation: str, failure: FailureKind | None = None) -> Step:
     call = (
         None
@@ -122,6 +170,7 @@ def _step(reply: str, observation: str, failure: FailureKind | None = None) -> S
     )
 
 
+SHOWN = ("premise", "goal", "decide", "add", "subtract", "multiply", "stop")
 SYSTEM = {
     "fol": "Decide whether the statement follows from the text. Formalise every sentence, state "
     "the goal, have the prover decide, then stop.\nReply with one function call at a time.\n"

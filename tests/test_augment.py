@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rightcall.augment import (
-    CORRUPTED,
     AugmentConfig,
     Original,
     Rejected,
@@ -22,13 +21,13 @@ from rightcall.augment import (
     play,
 )
 from rightcall.augment.operation import Operation
-from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
+from rightcall.chain import CORRUPTED, Chain, ChainStore, Outcome, Problem, StopReason
 from rightcall.config import resolve
 from rightcall.errors import ConfigError, DataError, DefinitionError
 from rightcall.files import read_lines
 from rightcall.functions import FunctionSet
 from rightcall.leaks import Kind, find_leaks
-from rightcall.pairs import PairConfig, check_leaks, make_pairs
+from rightcall.pairs import Basis, PairConfig, check_leaks, make_pairs
 from rightcall.run import Place, vary, write_problems
 from toys import SumTask
 
@@ -325,6 +324,10 @@ def test_corrupted_chains_are_rejected_ones_where_nobody_erred(original: Origina
     right = original.right
     (pair,) = make_pairs([*right, *wrong])
     assert (pair.rejected_source, pair.operation, pair.root) == (CORRUPTED, "off_by_one", "")
+    steps = PairConfig(strategies={"step": 1.0})
+    (pair,) = make_pairs([*right, *wrong], steps)
+    assert (pair.basis, pair.rejected[-1]["content"]) == (Basis.CORRUPTION, 'stop("30008")')
+    assert (pair.chosen_count, pair.rejected_count) == (1, 0), "no policy went there"
     config = PairConfig(max_per_problem=5)
     sources = {pair.rejected_source for pair in make_pairs([*original.chains, *wrong], config)}
     assert sources == {"student"}, "real mistakes come first"

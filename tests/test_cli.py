@@ -333,7 +333,9 @@ def test_evaluate_and_compare_print_tables_and_json(rightcall: Command, tmp_path
     for source in ("base", "tuned"):
         out = tmp_path / f"{source}.jsonl"
         common = ("evaluate", SUMS, "--model", "gold", "--count", 4, "--source", source, "--out", out)
-        assert "100.0%" in rightcall(*common).out
+        shown = rightcall(*common, "--set", "counterfactual=4").out
+        assert "100.0%" in shown
+        assert "the answer is the one before" in shown  # who plays a record computes nothing
         assert json.loads(rightcall(*common, "--json").out)["accuracy"]["20"]["value"] == 1.0
     both = (tmp_path / "base.jsonl", tmp_path / "tuned.jsonl")
     assert "0/0/4" in rightcall("compare", *both).out

@@ -132,6 +132,11 @@ def test_one_evaluation_counts_everything(tmp_path: Path) -> None:
     assert [s.problem_id for s in result.scores] == sorted(p.id for p in PROBLEMS)
     assert result.samples == 0
     assert result.sampled_accuracy is None
+    assert result.counterfactual is None
+    assert result.conduct is not None
+    assert result.conduct.chains == 6
+    assert result.conduct.functions["add"].calls == 6
+    assert result.conduct.coverage == 1.0
     assert result == Evaluation.model_validate_json(result.model_dump_json())
 
 

@@ -17,11 +17,11 @@ SOURCE = Path(rightcall.__file__).parent
 
 LAYERS = (
     {"errors", "stats"},
-    {"chain", "settings", "files", "sandbox", "leaks"},
+    {"chain", "settings", "files", "sandbox", "leaks", "rate"},
     {"functions"},
     {"dialects", "task", "rendering", "models", "tree", "tool_calls"},
-    {"rollout", "search", "tasks"},
-    {"pairs", "train", "evaluate", "compare", "report", "check", "importing", "exporting"},
+    {"rollout", "search", "tasks", "augment"},
+    {"pairs", "train", "conduct", "evaluate", "compare", "report", "check", "importing", "exporting"},
     {"config", "terminal"},
     {"tree_view"},
     {"run"},

@@ -13,9 +13,11 @@ import pytest
 import toys
 from report_run import make_run
 from rightcall.chain import Chain, ChainStore, Message, Observation, Outcome, Step, StopReason
+from rightcall.conduct import Conduct, FunctionUse
 from rightcall.errors import DataError, FailureKind
+from rightcall.rate import rate
 from rightcall.report import RunData, TaskData, load_run, render_report, write_report
-from rightcall.report.page import pick
+from rightcall.report.page import pick, pick_replaced
 from rightcall.report.plots import curves, ending
 from rightcall.report.text import MAX_CHARACTERS, bounded, visible
 
@@ -130,6 +132,56 @@ def test_examples_are_chosen_by_hash_within_quota(run: RunData) -> None:
     )
     assert chosen.totals["fixed"] == total
     assert pick(task, 0) is None
+
+
+def test_the_page_says_how_functions_were_used(run: RunData, page: str) -> None:
+    made = run.tasks[0].evaluations["tuned"]
+    assert made.counterfactual is not None
+    assert made.conduct is not None
+    assert made.counterfactual.probed == 8
+    assert (made.counterfactual.follows.value, made.counterfactual.unchanged.value) == (0.625, 0.25)
+    usage = page[page.index("How the functions were used") :]
+    for text in (
+        "answered before the evidence",
+        "exact formalisations",
+        "8 of 9",
+        "the answer follows it",
+        f"{made.counterfactual.follows.low:.1%} – {made.counterfactual.follows.high:.1%}",
+        "Calls of each function",
+        "the model reads 1234 there",
+    ):
+        assert text in usage
+
+
+def test_chains_with_a_replaced_observation_are_shown_of_each_verdict(run: RunData) -> None:
+    shown = pick_replaced(run.tasks[0], 3)
+    assert {one.verdict for one in shown} == {"follows", "unchanged", "other"}
+    assert {one.role for one in shown} == {"tuned"}
+    assert all(one.before.key == one.after.origin.parent for one in shown if one.after.origin)
+    assert pick_replaced(run.tasks[0], 0) == ()
+
+
+def test_a_run_of_an_earlier_version_has_a_page_without_probes(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", count=8, tasks=["math"])
+    for beside in (
+        *made.glob("math/eval/*.circumstances.json"),
+        *made.glob("math/eval/*factual.jsonl"),
+    ):
+        beside.unlink()
+    run = load_run(made)
+    assert run.tasks[0].notes == ()
+    page = render_report(run)
+    assert "answered before the evidence" in page
+    assert "the answer follows it" not in page
+
+
+def test_a_spoilt_file_beside_an_evaluation_becomes_a_note(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", count=8, tasks=["math"])
+    (made / "math" / "eval" / "base.circumstances.json").write_text("{")
+    task = load_run(made).tasks[0]
+    assert "base.circumstances.json cannot be read" in task.notes[0]
+    assert task.evaluations["base"].counterfactual is None
+    assert task.evaluations["tuned"].counterfactual is not None
 
 
 def test_missing_parts_are_shown_as_missing(tmp_path: Path) -> None:
@@ -268,8 +320,15 @@ def hostile_run(folder: Path) -> RunData:
         return chain.model_copy(update=update)
 
     evil = {r: {i: spoiled(c) for i, c in chains.items()} for r, chains in task.chains.items()}
+    probed = {r: {i: spoiled(c) for i, c in chains.items()} for r, chains in task.probed.items()}
+    used = Conduct(
+        chains=1,
+        functions={HOSTILE: FunctionUse(calls=1, share=1.0, failed=1, failure_rate=1.0)},
+        repeating_chains=rate([0.0]),
+        repeated_calls=0.0,
+    )
     evaluations = {
-        r: e.model_copy(update={"model": HOSTILE, "measures": {HOSTILE: 0.5}})
+        r: e.model_copy(update={"model": HOSTILE, "measures": {HOSTILE: 0.5}, "conduct": used})
         for r, e in task.evaluations.items()
     }
     problems = {
@@ -281,6 +340,7 @@ def hostile_run(folder: Path) -> RunData:
         **{
             **vars(task),
             "chains": evil,
+            "probed": probed,
             "evaluations": evaluations,
             "problems": problems,
             "name": HOSTILE,

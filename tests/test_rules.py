@@ -18,8 +18,9 @@ from rightcall.tasks.rules import ProntoQaTask, ProofWriterTask, RulesTask
 from rightcall.tasks.rules import chaining as chaining_module
 from rightcall.tasks.rules.chaining import Literal, decide, known
 from rightcall.tasks.rules.english import Reader, sentences, singular, third_person
-from rightcall.tasks.rules.generator import generate, plain_form, plural
+from rightcall.tasks.rules.generator import generate
 from rightcall.tasks.rules.task import as_spelled, problem_of, question_of
+from rightcall.tasks.rules.theories import plain_form, plural
 
 
 def decided(premises: str, goal: str) -> str:

@@ -243,13 +243,16 @@ def test_a_reference_of_its_own_is_what_the_policy_is_held_to(models, data, tmp_
     named = train(config(), models["llama"], data, tmp_path / "named", reference=same, **start)
     held = Weights(str(models["llama"]), str(first.output))
     other = train(config(), models["llama"], data, tmp_path / "other", reference=held, **start)
-    logps = {made: load_file(made.output / "reference.safetensors")["logps"] for made in (own, named)}
-    torch.testing.assert_close(logps[own], logps[named])
+
+    def reference(made):
+        return load_file(made.output / "reference.safetensors")["logps"]
+
+    torch.testing.assert_close(reference(named), reference(own))
     torch.testing.assert_close(weights(own.output), weights(named.output))
     lines = (tmp_path / "other" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["rewards/margins"] > 0.05, "it begins away from its reference"
     expected = load_file(tmp_path / "second" / "reference.safetensors")["logps"]
-    torch.testing.assert_close(load_file(other.output / "reference.safetensors")["logps"], expected)
+    torch.testing.assert_close(reference(other), expected)
     assert not torch.equal(
         *(weights(made.output)[next(iter(weights(own.output)))] for made in (own, other))
     )

@@ -39,6 +39,10 @@ class Message(TypedDict):
     content: str
 
 
+CORRUPTED = "corrupted"
+"""The source of chains that augmentation made wrong: no model wrote them."""
+
+
 class Origin(Frozen):
     """What an augmented problem or chain was made of."""
 

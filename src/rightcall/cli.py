@@ -513,6 +513,69 @@ def _show_export(made: Written, skipped: Mapping[str, int]) -> None:
     terminal.out().print(terminal.table("Export", ["", "value"], rows))
 
 
+# --- augment ------------------------------------------------------------------------------------
+
+
+@app.command()
+def augment(
+    task: TaskName,
+    chains: ChainsFiles,
+    operation: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME or NAME=RATIO (variants per problem, 1 if not said); again for more."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file of augmented chains.")] = Path("augmented.jsonl"),
+    problems_out: Annotated[
+        Path | None, typer.Option(help="The file of the problems that they are of.")
+    ] = None,
+    problems: Annotated[
+        list[Path] | None,
+        typer.Option(help="Files of the problems (JSONL); otherwise they are the task's own."),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Problems (JSONL) that nothing may be made of.")
+    ] = None,
+    split: Split = "train",
+    count: Count = 100,
+    functions: Functions = None,
+    seed: Seed = 0,
+    option: Option = None,
+    as_json: AsJson = False,
+) -> None:
+    """Chains of changed problems, and wrong chains of the same: all executed again, none believed.
+
+    Without --operation it lists what the task's chains can undergo.
+    """
+    from rightcall import augment as augmentation
+    from rightcall import terminal
+    from rightcall.chain import Problem
+    from rightcall.files import read_lines
+    from rightcall.settings import checked
+
+    loaded = _load(task, option)
+    if not operation:
+        known = augmentation.operations_of(loaded)
+        rows = [(name, (made.__doc__ or "").partition("\n")[0]) for name, made in known.items()]
+        terminal.out().print(terminal.table(f"operations for {task}", ["name", ""], rows))
+        return
+    ratios = dict(_ratio(text) for text in operation)
+    config = checked(augmentation.AugmentConfig, {"operations": ratios, "seed": seed})
+    report = augmentation.augment(
+        loaded,
+        loaded.function_set(_names(functions)),
+        _given(problems) or loaded.problems(split, count, seed),
+        _every(chains),
+        config,
+        out,
+        problems_out=problems_out,
+        test=() if test is None else read_lines(_existing(test), Problem),
+    )
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        terminal.out().print(report)
+
+
 # --- search and tree ----------------------------------------------------------------------------
 
 
@@ -757,7 +820,7 @@ def evaluate(
     option: Option = None,
     as_json: AsJson = False,
 ) -> None:
-    """Accuracy on held-out problems, greedy and sampled, at every step budget."""
+    """Accuracy on held-out problems at every step budget, and how the functions were used."""
     from rightcall import compare, rollout, terminal
     from rightcall import evaluate as evaluation
     from rightcall.models.spec import ModelSpec, open_model
@@ -769,13 +832,16 @@ def evaluate(
     held = rollout.Setting(loaded, loaded.function_set(_names(functions)), source, seed=seed)
     with (
         open_model(ModelSpec.parse(model), held.playable(problems)) as opened,
-        terminal.progress(source, len(problems) * (1 + config.samples)) as on_chain,
+        terminal.progress(
+            source, len(problems) * (1 + config.samples) + min(config.counterfactual, len(problems))
+        ) as on_chain,
     ):
         result = evaluation.evaluate(held, opened, problems, out, config, on_chain)
     if as_json:
         print(result.model_dump_json(indent=2))
     else:
         terminal.out().print(compare.evaluation_table([result]))
+        terminal.out().print(terminal.usage_table("How the functions were used", [result]))
 
 
 @app.command("compare")
@@ -860,6 +926,9 @@ def run(
     console = terminal.out()
     evaluations = [e for task in result.data.tasks for e in task.evaluations.values()]
     console.print(compare.evaluation_table(evaluations))
+    for task in result.data.tasks:
+        title = f"How the functions were used: {task.name}"
+        console.print(terminal.usage_table(title, list(task.evaluations.values())))
     console.print(compare.comparison_table([c for task in result.data.tasks for c in task.comparisons]))
     console.print(terminal.seconds_table(result.seconds))
     console.print(f"Report: {result.report}", markup=False)
@@ -907,6 +976,17 @@ def _given(files: list[Path] | None) -> list[Problem]:
     from rightcall.files import read_lines
 
     return [one for path in files or () for one in read_lines(_existing(path), Problem)]
+
+
+def _ratio(text: str) -> tuple[str, float]:
+    """Of NAME=RATIO; a name such as `file.py:function` may hold no `=`."""
+    name, _, ratio = text.partition("=")
+    try:
+        return name, float(ratio or 1)
+    except ValueError:
+        raise ConfigError(
+            "not a ratio", value=text, remedy=f"Give a number of variants per problem: {name}=0.5."
+        ) from None
 
 
 def _by_process(by: str) -> bool:

@@ -9,6 +9,9 @@ same chain under 20, and one rollout at the largest budget settles all smaller o
 
 **Errored is not wrong.** A chain whose model failed is listed in `Evaluation.errored`, enters no
 rate, and is redone when `evaluate` is called again.
+
+**How, not only whether.** `Evaluation.conduct` says what the chains did with their functions, and
+`Evaluation.counterfactual` whether answers follow what functions say (see `rightcall.conduct`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from itertools import chain as flatten
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from rightcall.chain import (
     Chain,
@@ -31,10 +34,21 @@ from rightcall.chain import (
     Problem,
     StopReason,
 )
-from rightcall.errors import ConfigError, DataError, FailureKind
+from rightcall.conduct import (
+    Conduct,
+    Counterfactual,
+    CounterfactualPlan,
+    ShownFunction,
+    conduct,
+    counterfactual,
+    shown_functions,
+)
+from rightcall.errors import ConfigError, DataError, FailureKind, first_fault
+from rightcall.files import write_whole
 from rightcall.models import ChatModel, Sampling
+from rightcall.rate import Rate, rate
 from rightcall.rollout import Budget, Job, Setting, chain_key, collect
-from rightcall.stats import mean, pass_at_k, wilson_interval
+from rightcall.stats import mean, pass_at_k
 
 BUDGETS = (10, 20)
 """The paper's step budgets."""
@@ -59,24 +73,13 @@ class EvaluateConfig(Frozen):
     """Tokens a chain may generate."""
     max_tokens: int = Field(256, ge=1)
     """Tokens of one reply."""
+    counterfactual: int = Field(0, ge=0)
+    """Problems on which one observation is replaced, to see whether the answer follows it."""
 
     @field_validator("budgets")
     @classmethod
     def _ascending(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
         return _checked_budgets(budgets)
-
-
-class Rate(Frozen):
-    """A share of problems with Wilson's 95% interval."""
-
-    value: float
-    low: float
-    high: float
-    total: int
-    """Problems it was taken over."""
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
 
 
 class ProblemScore(Frozen):
@@ -136,6 +139,11 @@ class Evaluation(Frozen):
     pass_at: dict[int, float] = {}
     """k → unbiased pass@k, mean over problems."""
 
+    conduct: Conduct | None = None
+    """How the functions were used in the greedy chains; None in files of earlier versions."""
+    counterfactual: Counterfactual | None = None
+    """Whether answers follow replaced observations; None if that was not asked for."""
+
     @property
     def headline(self) -> str:
         """The view of the largest budget."""
@@ -144,6 +152,15 @@ class Evaluation(Frozen):
     @property
     def views(self) -> tuple[str, ...]:
         return views(self.budgets)
+
+
+class Circumstances(Frozen):
+    """What the chains of an evaluation do not say themselves; a file beside them."""
+
+    functions: tuple[ShownFunction, ...]
+    """What the chains were offered, in order."""
+    counterfactual: CounterfactualPlan | None = None
+    """None if nothing was probed."""
 
 
 def views(budgets: Sequence[int]) -> tuple[str, ...]:
@@ -193,9 +210,10 @@ def evaluate(
     config: EvaluateConfig = EvaluateConfig(),
     on_chain: Callable[[Chain], None] | None = None,
 ) -> Evaluation:
-    """Greedy chains for all problems into `path`, and the config's samples beside it.
+    """Greedy chains for all problems into `path`; the config's samples and probes beside it.
 
-    `eval/base.jsonl` gets `eval/base.samples.jsonl` as neighbour. Sampling and budget are the
+    `eval/base.jsonl` gets `eval/base.samples.jsonl`, `eval/base.counterfactual.jsonl` and
+    `eval/base.circumstances.json` as neighbours. Sampling and budget are the
     config's, whatever the setting's own. Called again it keeps what is finished and redoes errored
     chains. Raises `DataError` if a file holds chains of the same problems under other settings:
     figures are never mixed.
@@ -211,7 +229,31 @@ def evaluate(
     chains = _rolled_out(greedy, model, problems, 1, Path(path), on_chain)
     beside = samples_path(path)
     samples = _rolled_out(drawn, model, problems, config.samples, beside, on_chain)
-    return summarise(chains, samples, problems=problems, budgets=config.budgets)
+    probes, plan = counterfactual.plan(greedy, model.name, problems, chains, config.counterfactual)
+    made = Circumstances(
+        functions=shown_functions(setting.functions),
+        counterfactual=plan if config.counterfactual else None,
+    )
+    write_whole(circumstances_path(path), made.model_dump_json(indent=2))
+    probed = counterfactual.probed(greedy, model, probes, counterfactual_path(path), on_chain)
+    return summarise(
+        chains,
+        samples,
+        problems=problems,
+        budgets=config.budgets,
+        circumstances=made,
+        probed=probed,
+    )
+
+
+def counterfactual_path(path: str | Path) -> Path:
+    """Where the chains with a replaced observation lie: `base.jsonl` → `base.counterfactual.jsonl`."""
+    return Path(path).with_suffix(".counterfactual.jsonl")
+
+
+def circumstances_path(path: str | Path) -> Path:
+    """Where it is said what was shown and probed: `base.jsonl` → `base.circumstances.json`."""
+    return Path(path).with_suffix(".circumstances.json")
 
 
 def samples_path(path: str | Path) -> Path:
@@ -231,7 +273,35 @@ def load_evaluation(
         read_chains(samples_path(path)).values(),
         problems=problems,
         budgets=budgets,
+        circumstances=read_circumstances(path),
+        probed=read_probed(path),
     )
+
+
+def read_circumstances(path: str | Path) -> Circumstances | None:
+    """What lies beside the chains at `path`; None if nothing does. Raises `DataError` if it cannot be
+    read."""
+    beside = circumstances_path(path)
+    if not beside.exists():
+        return None
+    try:
+        return Circumstances.model_validate_json(beside.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            f"{beside} cannot be read",
+            value=first_fault(error),
+            remedy="Delete it and evaluate again: finished chains are kept.",
+        ) from error
+
+
+def read_probed(path: str | Path) -> list[Chain]:
+    """The chains with a replaced observation that belong to the chains at `path`; none without their
+    plan."""
+    made = read_circumstances(path)
+    if made is None or made.counterfactual is None:
+        return []
+    keys = set(made.counterfactual.probes)
+    return [chain for chain in ChainStore(counterfactual_path(path)).latest() if chain.key in keys]
 
 
 def read_chains(path: str | Path) -> Chains:
@@ -255,10 +325,14 @@ def summarise(
     *,
     problems: Sequence[Problem] | None = None,
     budgets: Sequence[int] = BUDGETS,
+    circumstances: Circumstances | None = None,
+    probed: Iterable[Chain] = (),
 ) -> Evaluation:
     """Figures of greedy `chains` (one a problem) and of `samples` (several a problem).
 
-    With `problems` only those count, and those without a chain are listed as unfinished.
+    With `problems` only those count, and those without a chain are listed as unfinished. `probed` are
+    the chains of `circumstances.counterfactual`. Without `circumstances`, as earlier versions left
+    files, nothing is known of unused results and of functions that were never called.
     """
     ascending = _checked_budgets(budgets)
     wanted = None if problems is None else {p.id for p in problems}
@@ -273,6 +347,7 @@ def summarise(
     largest = [at_budget(finished[s.problem_id], ascending[-1]) for s in scores]
     steps = [step for chain in largest for step in chain.steps]
     failures = Counter(s.observation.failure for s in steps if s.observation.failure)
+    plan = circumstances.counterfactual if circumstances else None
     return Evaluation(
         task=some.task,
         source=some.source,
@@ -281,8 +356,8 @@ def summarise(
         scores=scores,
         errored=tuple(sorted(set(by_problem) - set(finished))),
         unfinished=tuple(sorted((wanted or set()) - set(by_problem))),
-        accuracy={v: _rate([s.correct[v] for s in scores]) for v in names},
-        right_reason={v: _rate([s.right_reason[v] for s in scores]) for v in names},
+        accuracy={v: rate([s.correct[v] for s in scores]) for v in names},
+        right_reason={v: rate([s.right_reason[v] for s in scores]) for v in names},
         by_difficulty={v: _by_difficulty(scores, v) for v in names},
         measures=_averaged(largest),
         steps=mean([len(c.steps) for c in largest]),
@@ -291,6 +366,8 @@ def summarise(
         invalid_call_rate=sum(failures.values()) / len(steps) if steps else 0.0,
         failures=_by_count(failures),
         stop_reasons=_by_count(Counter(c.stop_reason for c in largest)),
+        conduct=conduct(largest, circumstances.functions if circumstances else None),
+        counterfactual=counterfactual.counted(plan, probed) if plan else None,
         **_sampled(scores, drawn, ascending[-1]),
     )
 
@@ -317,6 +394,11 @@ class Selection(Frozen):
     """Validation problems each candidate was rolled out on."""
     candidates: tuple[Candidate, ...]
     """In the order they were given."""
+
+    @property
+    def kept(self) -> Candidate:
+        """The best one."""
+        return next(candidate for candidate in self.candidates if candidate.name == self.best)
 
 
 def select(
@@ -456,17 +538,12 @@ def _outcomes(samples: Iterable[Chain], budget: int) -> list[bool]:
     return [c.outcome is Outcome.CORRECT for c in finished]
 
 
-def _rate(scores: Sequence[float]) -> Rate:
-    interval = wilson_interval(sum(scores), len(scores))
-    return Rate(value=mean(scores), low=interval.low, high=interval.high, total=len(scores))
-
-
 def _by_difficulty(scores: Sequence[ProblemScore], view: str) -> dict[str, Rate]:
     groups: dict[int | None, list[float]] = defaultdict(list)
     for score in scores:
         groups[score.difficulty].append(score.correct[view])
-    known = {str(d): _rate(groups[d]) for d in sorted(d for d in groups if d is not None)}
-    return known | ({"unknown": _rate(groups[None])} if None in groups else {})
+    known = {str(d): rate(groups[d]) for d in sorted(d for d in groups if d is not None)}
+    return known | ({"unknown": rate(groups[None])} if None in groups else {})
 
 
 def _averaged(chains: Sequence[Chain]) -> dict[str, float]:
@@ -493,7 +570,7 @@ def _sampled(
     return {
         "samples": fewest,
         "errored_samples": sum(c.outcome is Outcome.ERRORED for cs in drawn.values() for c in cs),
-        "sampled_accuracy": _rate(shares),
+        "sampled_accuracy": rate(shares),
         "pass_at": {k: mean([pass_at_k(len(o), sum(o), k) for o in outcomes]) for k in _ks(fewest)},
     }
 

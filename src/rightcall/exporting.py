@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rightcall.augment.shown import functions_in
 from rightcall.chain import JSON, Chain, Message, Outcome, Problem
 from rightcall.dialects import DIALECTS, conversation
 from rightcall.errors import ConfigError, DataError, nearest
@@ -67,6 +68,8 @@ class Native:
                 said = dialect.prompt(self.task.instruction, functions, nothing)[0]["content"]
                 if said == shown:
                     return functions
+        if (otherwise := functions_in(shown, self.task)) is not None:
+            return otherwise
         raise DataError(
             f"the prompt shows no functions of task {self.task.name} as they are now",
             value=shown[:200],

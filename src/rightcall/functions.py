@@ -732,7 +732,7 @@ def _literal_call(source: str) -> Call:
             raise _not_literal(named.value)
         if named.arg in kwargs:
             raise CallError(
-                f"argument {keyword.arg!r} is given twice",
+                f"argument {named.arg!r} is given twice",
                 value=_shorten(source),
                 remedy="Give each argument once.",
                 kind=FailureKind.UNPARSABLE,

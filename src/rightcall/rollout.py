@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -84,6 +84,9 @@ class Job:
     replies: tuple[Step, ...] = field(default=())
     origin: Origin | None = None
     """Of the chain, where augmentation makes it."""
+    observed: str | None = None
+    """What the model reads after the last of `replies` instead of what the call gave. The functions'
+    state knows nothing of it, and such a chain is not judged: its process is not what it seems."""
 
 
 def chain_key(setting: Setting, model: str, job: Job) -> str:
@@ -107,6 +110,7 @@ def chain_key(setting: Setting, model: str, job: Job) -> str:
         job.problem.answer,
         job.sample,
         [s.reply for s in job.replies],
+        *([] if job.observed is None else [job.observed]),
     )
 
 
@@ -219,7 +223,7 @@ def attempt(setting: Setting, model: str, job: Job) -> Attempt:
         ),
         states=setting.task.begin(job.problem),
     )
-    end = yield from _turns(made, job.replies)
+    end = yield from _turns(made, job)
     chain = Chain(
         key=made.key,
         task=setting.task.name,
@@ -241,12 +245,13 @@ def attempt(setting: Setting, model: str, job: Job) -> Attempt:
         origin=job.origin,
         renamed=setting.functions.task_names,
     )
-    return chain if end.error else judged(setting.task, job.problem, chain)
+    judge = _verified if job.observed is not None else judged
+    return chain if end.error else judge(setting.task, job.problem, chain)
 
 
-def _turns(made: _Conversation, replies: Sequence[Step]) -> Generator[Request | PendingCall, Any, _End]:
+def _turns(made: _Conversation, job: Job) -> Generator[Request | PendingCall, Any, _End]:
     """Turn after turn, the recorded ones first, until the chain ends."""
-    recorded = iter(replies)
+    recorded = iter(job.replies)
     while True:
         given = next(recorded, None)
         reply = _replayed(given) if given is not None else (yield made.request())
@@ -264,6 +269,9 @@ def _turns(made: _Conversation, replies: Sequence[Step]) -> Generator[Request | 
                 value=result.observation.text,
                 remedy=f"It was recorded as {given.observation.text!r}: the functions have changed.",
             )
+        if job.observed is not None and len(made.steps) + 1 == len(job.replies):
+            shown = result.observation.model_copy(update={"text": job.observed})
+            result = replace(result, observation=shown)
         made.record(reply, result)
         if (reason := made.stop_reason(reply, result)) is not None:
             return _End(reason, result.answer if reason is StopReason.STOPPED else None)
@@ -283,13 +291,17 @@ def judged(task: Task, problem: Problem, chain: Chain) -> Chain:
     `DefinitionError` if `verify` or `judge` fails."""
     if chain.outcome is Outcome.ERRORED:
         return chain
-    with task_errors(task, problem, "verify", chain.answer):
-        right = chain.answer is not None and task.verify(problem, chain.answer)
+    chain = _verified(task, problem, chain)
     with task_errors(task, problem, "judge", chain.answer):
         judgement: Judgement = task.judge(problem, _with_task_names(chain))
-    return chain.model_copy(
-        update={"outcome": Outcome.CORRECT if right else Outcome.INCORRECT, "judgement": judgement}
-    )
+    return chain.model_copy(update={"judgement": judgement})
+
+
+def _verified(task: Task, problem: Problem, chain: Chain) -> Chain:
+    """The chain with its outcome set by the task."""
+    with task_errors(task, problem, "verify", chain.answer):
+        right = chain.answer is not None and task.verify(problem, chain.answer)
+    return chain.model_copy(update={"outcome": Outcome.CORRECT if right else Outcome.INCORRECT})
 
 
 def _with_task_names(chain: Chain) -> Chain:

@@ -8,7 +8,7 @@
     runs/NAME/TASK/train/{sft,dpo}/          the model or adapter, checkpoints/, metrics.jsonl
     runs/NAME/TASK/rounds/N/{chains,pairs}.jsonl, pairs.json, train/   the on-policy rounds
     runs/NAME/TASK/selection/, selection.json   validation chains; the checkpoints that were kept
-    runs/NAME/TASK/eval/{base,teacher,control,tuned}.jsonl and .samples.jsonl
+    runs/NAME/TASK/eval/{base,teacher,control,tuned}.jsonl, .samples.jsonl, .counterfactual.jsonl
     runs/NAME/TASK/comparison.json           paired, Holm-adjusted across the tasks
     runs/NAME/TASK/stages.jsonl              the stages that are done, with their seconds
     runs/NAME/report.html
@@ -37,7 +37,7 @@ from rightcall.augment import augment
 from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
 from rightcall.errors import ConfigError, DataError
-from rightcall.evaluate import Selection, evaluate, samples_path, select
+from rightcall.evaluate import Selection, counterfactual_path, evaluate, samples_path, select
 from rightcall.files import read_lines, write_whole
 from rightcall.models import Sampling
 from rightcall.models.spec import ModelSpec, open_model
@@ -407,10 +407,12 @@ def measure(role: str) -> Callable[[Place], str]:
         wanted = place.settings.evaluate
         problems = place.problems("test")
         path = place.evaluation(role)
-        stores = [ChainStore(file) for file in (path, samples_path(path))]
+        files = (path, samples_path(path), counterfactual_path(path))
+        stores = [ChainStore(file) for file in files]
+        wished = len(problems) * (1 + wanted.samples) + min(wanted.counterfactual, len(problems))
         with (
             open_model(place.model(role), place.setting(role).playable(problems)) as model,
-            terminal.progress(role, len(problems) * (1 + wanted.samples)) as on_chain,
+            terminal.progress(role, wished) as on_chain,
         ):
             result = evaluate(place.setting(role), model, problems, path, wanted, on_chain)
             if any(map(_errored, stores)):  # a second try, of the errored chains and nothing else

@@ -9,20 +9,17 @@ import re
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from rightcall.chain import Chain, Judgement, Problem, digest
 from rightcall.errors import ConfigError, DefinitionError, RightCallError, nearest
 from rightcall.functions import Function, FunctionSet, State, States
-
-if TYPE_CHECKING:
-    from rightcall.augment.operation import Operation
 
 SPLITS = ("train", "validation", "test")
 
@@ -53,8 +50,9 @@ class Task(ABC):
     subsets: dict[str, tuple[str, ...]] = {}
     """Named selections of function names that a run may choose, besides "all"."""
     default_subset: str = "all"
-    operations: Mapping[str, Operation] = {}
-    """Name → what augmentation may do with this task's problems and chains (`rightcall.augment`)."""
+    operations: Mapping[str, Callable[..., Any]] = {}
+    """Name → what augmentation may do with this task's problems and chains: each is an
+    `rightcall.augment.Operation`."""
     proof: str = "labels proved"
     """What `prove` shows, as `tasks check` names it."""
 
@@ -71,6 +69,13 @@ class Task(ABC):
         """How the answer was reached, where the task can tell. Called for finished chains."""
         del problem, chain
         return Judgement()
+
+    def counterfactual(self, problem: Problem, chain: Chain, step: int) -> str | None:
+        """Another value that the step of this index could as well have been answered with, in place of
+        its observation (see `rightcall.conduct.counterfactual`). None leaves the choice to the default;
+        the observation's own text says that there is no other."""
+        del problem, chain, step
+        return None
 
     def states(self, problem: Problem) -> Sequence[State]:
         """What functions find when a chain of this problem begins, for those that need to know the

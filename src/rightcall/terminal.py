@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich import box
 from rich.console import Console
@@ -25,6 +25,9 @@ from rightcall.errors import ModelError
 from rightcall.functions import Function, FunctionSet
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.task import Task
+
+if TYPE_CHECKING:
+    from rightcall.evaluate import Evaluation
 
 MARK = {
     Outcome.CORRECT: ("✔", "green"),
@@ -176,6 +179,16 @@ def outcome_table(title: str, chains: Iterable[Chain]) -> Table:
         for source, seen in sorted(counts.items())
     ]
     return table(title, ["role", *(o.value for o in Outcome), "right reason", "accuracy"], rows)
+
+
+def usage_table(title: str, evaluations: Sequence[Evaluation]) -> Table:
+    """How models used their functions, one column a model, and each function's share of the calls."""
+    from rightcall.conduct.table import function_rows, usage_rows
+
+    calls = [(f"calls of {name}", cells) for name, cells in function_rows(evaluations)]
+    rows = [*usage_rows(evaluations), *calls]
+    cells = ([label, *("–" if cell is None else cell for cell in row)] for label, row in rows)
+    return table(title, ["", *(one.source for one in evaluations)], cells)
 
 
 def seconds_table(seconds: Mapping[str, Mapping[str, float]]) -> Table:

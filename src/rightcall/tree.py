@@ -9,7 +9,8 @@ that ended well, which is what a preference between two next steps can rest on.
 Which chains count for a node: every chain that went on from it by the policy's own sampling. A chain
 made from the start counts at all of its nodes. A rollout from a prefix (`Chain.given_steps`) counts
 at the end of its prefix and below, but not above: somebody chose to start it there, so counting it
-at its forced ancestors would bias their values towards the place that was looked at.
+at its forced ancestors would bias their values towards the place that was looked at. A chain that
+augmentation made wrong counts nowhere: no policy went there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from rightcall.chain import Chain, Message, Outcome, Step
+from rightcall.chain import CORRUPTED, Chain, Message, Outcome, Step
 from rightcall.errors import DataError, FailureKind
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class StepTree:
     def tries(self, key: str, node: Node) -> int:
         """The counted chains at a node of a chain, without that chain: it is asked about because it
         failed, so it is no try."""
-        return node.counted - (self.chains[key].given_steps <= node.depth)
+        chain = self.chains[key]
+        return node.counted - (chain.given_steps <= node.depth and chain.source != CORRUPTED)
 
     def lost(self, key: str, node: Node, tries: int) -> bool:
         """Nothing that went on from a node of a chain ended well, in `tries` other chains or more; or
@@ -189,8 +191,9 @@ def _grown(chains: dict[str, Chain], require_process: bool) -> StepTree:
         for depth, index in enumerate(path):
             node = nodes[index]
             node.chains.append(key)
-            node.counted += depth >= chain.given_steps
-            node.ended_well += depth >= chain.given_steps and key in well
+            counts = depth >= chain.given_steps and chain.source != CORRUPTED
+            node.counted += counts
+            node.ended_well += counts and key in well
             node.recovered |= key in well
         nodes[path[-1]].final |= not chain.maybe_cut and len(path) > 1
         paths[key] = tuple(path)

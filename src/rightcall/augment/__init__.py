@@ -5,7 +5,6 @@ the task (`Task.operations`), and `augmentation` executes and judges what they p
 """
 
 from rightcall.augment.augmentation import (
-    CORRUPTED,
     AugmentReport,
     Made,
     augment,
@@ -19,7 +18,6 @@ from rightcall.augment.config import AugmentConfig
 from rightcall.augment.operation import Operation, Original, Rejected, Variant
 
 __all__ = [
-    "CORRUPTED",
     "AugmentConfig",
     "AugmentReport",
     "Made",

@@ -17,6 +17,7 @@ from rightcall.augment.corruption import CORRUPTIONS
 from rightcall.augment.operation import Operation, Original, Rejected, Variant
 from rightcall.augment.shown import SHOWN
 from rightcall.chain import (
+    CORRUPTED,
     ByProblem,
     Chain,
     Frozen,
@@ -37,8 +38,6 @@ from rightcall.task import Refuted, Task, load_module, task_errors
 if TYPE_CHECKING:
     from rich.table import Table
 
-CORRUPTED = "corrupted"
-"""The source of chains that were made wrong. Others keep the source of what they are made of."""
 _BUDGET = Budget(steps=10_000, tokens=10**9)
 _GENERAL: Mapping[str, Operation] = {**SHOWN, **CORRUPTIONS}
 """Operations that any task's chains can undergo."""

@@ -39,6 +39,8 @@ class Basis(StrEnum):
     """One chain ended well and the other did not: nothing says at which step."""
     VALUES = "values"
     """More of the chains went on well from the chosen step than from the rejected one."""
+    CORRUPTION = "corruption"
+    """The rejected step is where augmentation made a right chain wrong, as execution shows."""
     ROLLOUTS = "rollouts"
     """All rollouts from the rejected step failed, and its prefix was still recovered from."""
     PROCESS = "process"

@@ -5,7 +5,7 @@ pairs first. To add one, write it and add a line to `STRATEGIES`.
 
 - `chain`: a right and a wrong chain, whole (the paper's pairs; two branches at the root).
 - `step`: the turn where a right and a wrong chain part, if the tree says that the right one's step is
-  worth more, or the task that the wrong one's is wrong.
+  worth more, or the task that the wrong one's is wrong, or augmentation made it so.
 - `first_error`: the first step of a wrong chain that is known not to be recovered from, against the
   best step in its place.
 - `repair`: a call that failed, against the call that succeeded next.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import lcm
 from typing import TypeVar
 
-from rightcall.chain import Chain, Outcome, Step, StopReason
+from rightcall.chain import CORRUPTED, Chain, Outcome, Step, StopReason
 from rightcall.dialects import DIALECTS, Dialect, conversation
 from rightcall.errors import DataError, FailureKind, nearest
 from rightcall.pairs.pair import Basis, PreferencePair
@@ -66,23 +66,27 @@ def step_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
     """The turns in which a right and a wrong chain part: their common conversation, then a reply each.
 
     The chosen step must be worth more than the rejected one, or the task must judge the rejected
-    one to be wrong and the values not deny it; a step that the task judges wrong is never chosen.
-    No pair if the two make the same call in other words. Steps that the task judges come first,
-    then the gaps that are both large and well counted (`assured_gap`); another rejected step before
-    the same one again.
+    one to be wrong and the values not deny it, or augmentation must have made it wrong and nobody have
+    gone there; a step that the task judges wrong is never chosen. No pair if the two make the same call
+    in other words. Steps that the task judges come first, then those that were made wrong, then the
+    gaps that are both large and well counted (`assured_gap`); another rejected step before the same
+    one again.
     """
     chosen, judged = _chosen_steps(tree, sides.right), _judged_steps(tree, sides.wrong)
-    rejected = {**_steps(tree, sides.wrong), **judged}
-    found: list[tuple[bool, float, Node, Node]] = []
+    corrupted = _corrupted_steps(tree, sides.wrong)
+    rejected = {**_steps(tree, sides.wrong), **corrupted, **judged}
+    found: list[tuple[int, float, Node, Node]] = []
     for parent in tree.nodes:
         children = tree.children(parent)
         for good in (node for node in children if node.index in chosen):
             for bad in (node for node in children if node.index in rejected):
-                if _differ(good, bad) and _preferred(good, bad, bad.index in judged):
-                    found.append((bad.index not in judged, -assured_gap(good, bad), good, bad))
+                known = [bad.index in judged, bad.index in corrupted and not bad.counted]
+                if _differ(good, bad) and _preferred(good, bad, any(known)):
+                    rank = known.index(True) if any(known) else len(known)
+                    found.append((rank, -assured_gap(good, bad), good, bad))
     found.sort(key=lambda f: (f[0], f[1], f[2].index, f[3].index))
-    for by_values, _, good, bad in _varied(found, lambda f: f[3].index):
-        basis = Basis.VALUES if by_values else Basis.PROCESS
+    for rank, _, good, bad in _varied(found, lambda f: f[3].index):
+        basis = (Basis.PROCESS, Basis.CORRUPTION, Basis.VALUES)[rank]
         yield _step_pair("step", basis, tree, good, chosen[good.index], bad, rejected[bad.index])
 
 
@@ -203,6 +207,19 @@ def _judged_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
         for step in chain.judgement.wrong_steps:
             if step + 1 < len(path):
                 found.setdefault(path[step + 1], chain)
+    return found
+
+
+def _corrupted_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
+    """Node → the first chain that augmentation made wrong there: where it leaves the chain that it is
+    made of."""
+    found: dict[int, Chain] = {}
+    for chain in chains:
+        if chain.source == CORRUPTED and chain.origin is not None:
+            kept = set(tree.paths.get(chain.origin.parent, ()))
+            own = (index for index in tree.paths[chain.key] if index not in kept)
+            if kept and (first := next(own, None)) is not None:
+                found.setdefault(first, chain)
     return found
 
 

@@ -2,7 +2,8 @@
 
 config.toml
 TASK/problems.test.jsonl            the problems that were evaluated
-TASK/eval/ROLE.jsonl                greedy chains; ROLE.samples.jsonl beside them
+TASK/eval/ROLE.jsonl                greedy chains; beside them what `evaluate` writes: .samples.jsonl,
+                                    .circumstances.json, .counterfactual.jsonl
 TASK/pairs.json                     statistics of the pair set
 TASK/train/STAGE/metrics.jsonl      one object per logged step
 TASK/selection.json                 which checkpoint was kept
@@ -28,6 +29,8 @@ from rightcall.evaluate import (
     Selection,
     at_budget,
     read_chains,
+    read_circumstances,
+    read_probed,
     samples_path,
     summarise,
 )
@@ -50,6 +53,8 @@ class TaskData:
     """By id; may be empty, questions are then read from the chains."""
     chains: Mapping[str, Mapping[str, Chain]] = field(default_factory=dict)
     """Role → problem id → greedy chain, cut at the largest step budget."""
+    probed: Mapping[str, Mapping[str, Chain]] = field(default_factory=dict)
+    """Role → problem id → the chain that went on from a replaced observation."""
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     """By role."""
     comparisons: tuple[Comparison, ...] = ()
@@ -105,20 +110,24 @@ def load_task_data(folder: Path, budgets: Sequence[int] = BUDGETS) -> TaskData:
     notes: list[str] = []
     problems = _problems(folder / "problems.test.jsonl", notes)
     chains: dict[str, dict[str, Chain]] = {}
+    probed: dict[str, dict[str, Chain]] = {}
     evaluations: dict[str, Evaluation] = {}
     for role in _roles(folder / "eval"):
         try:
-            greedy, evaluations[role] = _evaluated(folder / "eval" / f"{role}.jsonl", problems, budgets)
+            path = folder / "eval" / f"{role}.jsonl"
+            greedy, went_on, evaluations[role] = _evaluated(path, problems, budgets, notes)
         except DataError as error:
             notes.append(f"{role}: {error}")
             continue
         chains[role] = {c.problem_id: at_budget(c, max(budgets)) for c in greedy}
+        probed[role] = {c.problem_id: c for c in went_on}
         notes += _left_out(role, evaluations[role])
     metrics = {s: _rows(folder / "train" / s / "metrics.jsonl", notes) for s in STAGES}
     return TaskData(
         name=folder.name,
         problems={p.id: p for p in problems},
         chains=chains,
+        probed=probed,
         evaluations=evaluations,
         metrics={s: rows for s, rows in metrics.items() if rows},
         pairs=_object(folder / "pairs.json", notes),
@@ -133,17 +142,30 @@ def load_task_data(folder: Path, budgets: Sequence[int] = BUDGETS) -> TaskData:
 
 def _roles(folder: Path) -> list[str]:
     found = {p.name.removesuffix(".jsonl") for p in folder.glob("*.jsonl")}
-    found = {name for name in found if not name.endswith(".samples")}
+    found = {name for name in found if not name.endswith((".samples", ".counterfactual"))}
     return [r for r in ROLES if r in found] + sorted(found - set(ROLES))
 
 
 def _evaluated(
-    path: Path, problems: Sequence[Problem], budgets: Sequence[int]
-) -> tuple[list[Chain], Evaluation]:
+    path: Path, problems: Sequence[Problem], budgets: Sequence[int], notes: list[str]
+) -> tuple[list[Chain], list[Chain], Evaluation]:
+    """Greedy chains, those with a replaced observation, and the figures of all."""
     greedy = list(read_chains(path).values())
     samples = read_chains(samples_path(path)).values()
-    made = summarise(greedy, samples, problems=problems or None, budgets=budgets)
-    return greedy, made.model_copy(update={"source": path.stem})
+    circumstances, probed = None, []
+    try:
+        circumstances, probed = read_circumstances(path), read_probed(path)
+    except DataError as error:
+        notes.append(f"{path.stem}: {error}")
+    made = summarise(
+        greedy,
+        samples,
+        problems=problems or None,
+        budgets=budgets,
+        circumstances=circumstances,
+        probed=probed,
+    )
+    return greedy, probed, made.model_copy(update={"source": path.stem})
 
 
 def _left_out(role: str, evaluation: Evaluation) -> list[str]:

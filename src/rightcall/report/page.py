@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -19,8 +20,10 @@ from markupsafe import Markup
 
 from rightcall.chain import Chain, Outcome, Problem, digest
 from rightcall.compare import Comparison, p_text
+from rightcall.conduct.table import Row, function_rows, usage_rows
+from rightcall.rate import Rate
 from rightcall.report import plots
-from rightcall.report.data import QUESTIONS, RunData, TaskData
+from rightcall.report.data import QUESTIONS, ROLES, RunData, TaskData
 from rightcall.report.text import bounded, flattened, points, read_as, visible
 
 EXAMPLES = 12
@@ -32,6 +35,14 @@ KINDS = {
     "unsolved": ("wrong both times", 1),
 }
 """Kind of example → what it means, and its share of twelve."""
+
+MAX_REPLACED = 3
+REPLACED = {
+    "follows": "the answer follows",
+    "unchanged": "the answer is the one before",
+    "other": "another answer, or none",
+}
+"""What became of the answer when an observation was replaced."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,23 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """A chain before and after one of its observations was replaced."""
+
+    role: str
+    question: str
+    before: Chain
+    after: Chain
+    """It goes on after `given_steps` steps; the last of them has the replaced observation."""
+
+    @property
+    def verdict(self) -> str:
+        """What became of the answer, as `REPLACED` names it."""
+        said = self.after.judgement.measures
+        return next((name for name in ("follows", "unchanged") if said.get(name)), "other")
+
+
+@dataclass(frozen=True)
 class View:
     """One task as the template takes it."""
 
@@ -81,6 +109,11 @@ class View:
     curves: Mapping[str, Markup]
     ending_counts: Mapping[str, Mapping[str, int]]
     examples: Examples | None
+    usage: Sequence[Row]
+    """How the functions were used; cells in the order of `data.evaluations`."""
+    calls: Sequence[Row]
+    """Each function's share of the calls."""
+    replaced: Sequence[Replaced]
     prompt: str
     """The system prompt the models got."""
 
@@ -115,6 +148,8 @@ def render_report(run: RunData, *, title: str = "", examples: int = EXAMPLES) ->
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         kinds={kind: text for kind, (text, _) in KINDS.items()},
         ending_names=plots.ENDINGS,
+        replaced_names=REPLACED,
+        is_rate=lambda cell: isinstance(cell, Rate),
         colour=plots.colour,
         flattened=flattened,
         axis=axis,
@@ -144,6 +179,9 @@ def _view(task: TaskData, index: int, examples: int) -> View:
         curves={s: figure(svg) for s, svg in curves.items() if svg},
         ending_counts=counts,
         examples=pick(task, examples),
+        usage=usage_rows(task.evaluations.values()),
+        calls=function_rows(task.evaluations.values()),
+        replaced=pick_replaced(task, min(examples, MAX_REPLACED)),
         prompt=some.prompt[0]["content"] if some and some.prompt[0]["role"] == "system" else "",
     )  # fmt: skip
 
@@ -172,6 +210,21 @@ def pick(task: TaskData, count: int) -> Examples | None:
     quota = {kind: max(1, round(share * count / 12)) for kind, (_, share) in KINDS.items()}
     shown = [example for kind in KINDS for example in found[kind][: quota[kind]]]
     return Examples(*roles, tuple(shown[:count]), {kind: len(found[kind]) for kind in KINDS})
+
+
+def pick_replaced(task: TaskData, count: int) -> tuple[Replaced, ...]:
+    """Probed chains of the last role that has some: of each verdict in turn, by the hash of the id."""
+    role = next((r for r in (*reversed(ROLES), *sorted(task.probed)) if task.probed.get(r)), None)
+    if role is None:
+        return ()
+    found: dict[str, list[Replaced]] = {name: [] for name in REPLACED}
+    for problem_id, after in sorted(task.probed[role].items(), key=lambda item: digest(item[0])):
+        before = task.chains[role].get(problem_id)
+        if before is not None and after.outcome is not Outcome.ERRORED:
+            one = Replaced(role, task.question(problem_id), before, after)
+            found[one.verdict].append(one)
+    turns = zip_longest(*found.values())
+    return tuple(one for turn in turns for one in turn if one is not None)[:count]
 
 
 def _kind(before: Chain, after: Chain) -> str | None:

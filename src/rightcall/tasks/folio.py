@@ -17,6 +17,7 @@ from rightcall.chain import Chain, Judgement, Problem
 from rightcall.errors import CallError
 from rightcall.task import Proved, Refuted
 from rightcall.tasks.fol import prover
+from rightcall.tasks.fol.augmentation import STORY_OPERATIONS
 from rightcall.tasks.fol.formula import Formula, check_arities, parse, to_text
 from rightcall.tasks.fol.prover import Verdict
 from rightcall.tasks.fol.task import Formalising, against_prover, read_answer
@@ -47,6 +48,7 @@ class FolioTask(Formalising):
     """
 
     name = "folio"
+    operations = STORY_OPERATIONS
     proof = "labels that the data's own formulas give"
 
     def __init__(self, path: str | None = None, known_bad: Literal["keep", "drop"] = "keep") -> None:

@@ -13,6 +13,7 @@ from rightcall.chain import Chain, Judgement, Problem
 from rightcall.errors import CallError
 from rightcall.task import Proved, Refuted
 from rightcall.tasks.fol import prover
+from rightcall.tasks.fol.augmentation import PAIR_OPERATIONS
 from rightcall.tasks.fol.formula import parse, predicates, to_text
 from rightcall.tasks.fol.prover import Verdict
 from rightcall.tasks.fol.task import (
@@ -40,6 +41,7 @@ class LogicalEntailmentTask(Formalising):
     """
 
     name = "logical_entailment"
+    operations = PAIR_OPERATIONS
     instruction = (
         "Does the first formula entail the second? Of the signs, ~ means not, & and, | or, > implies. "
         "Record the first formula with premise, state the second one as the goal, and stop with "

@@ -73,8 +73,7 @@ class Theory:
 
     @property
     def question(self) -> str:
-        text = " ".join(sentence.text for sentence in self.sentences)
-        return f"{text}\nTrue, false or unknown: {self.goal.text}"
+        return question_of([sentence.text for sentence in self.sentences], self.goal.text)
 
     @property
     def formulas(self) -> tuple[Formula, ...]:
@@ -82,8 +81,7 @@ class Theory:
 
     @property
     def key(self) -> str:
-        """The same for two theories with the same sentences in another order."""
-        return digest(sorted(s.text.lower() for s in self.sentences), self.goal.text.lower())
+        return theory_key([sentence.text for sentence in self.sentences], self.goal.text)
 
     @property
     def is_fair(self) -> bool:
@@ -95,6 +93,19 @@ class Theory:
     def split(self) -> str:
         """A theory belongs to one split by its text alone, so splits cannot share one."""
         return SPLITS[int(self.key, 16) % len(SPLITS)]
+
+
+ASKED = "True, false or unknown: "
+
+
+def question_of(sentences: Sequence[str], statement: str) -> str:
+    """What the model reads: the sentences, and the statement on a line of its own."""
+    return f"{' '.join(sentences)}\n{ASKED}{statement}"
+
+
+def theory_key(sentences: Sequence[str], statement: str) -> str:
+    """The same for two theories with the same sentences in another order."""
+    return digest(sorted(sentence.lower() for sentence in sentences), statement.lower())
 
 
 # --- goals ----------------------------------------------------------------------------------------

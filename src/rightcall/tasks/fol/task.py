@@ -21,6 +21,7 @@ from rightcall.errors import CallError, ConfigError, nearest
 from rightcall.functions import Function, FunctionSet, Role, State, Stop, function
 from rightcall.task import SPLITS, Proved, Refuted, Task
 from rightcall.tasks.fol import generator, prover
+from rightcall.tasks.fol.augmentation import FOL_OPERATIONS
 from rightcall.tasks.fol.formula import (
     Formula,
     Not,
@@ -425,6 +426,7 @@ class FolTask(Formalising):
     """
 
     name = "fol"
+    operations = FOL_OPERATIONS
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ adjectives and singular nouns stay as they are, verbs keep the third person ("li
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -114,19 +115,26 @@ def _some(stock: tuple[str, ...], count: int | None) -> tuple[str, ...]:
     return tuple(stock[i * len(stock) // count] for i in range(count))
 
 
+class NoWordLeft(Exception):
+    """A theory needs more words of a kind than there are."""
+
+
 class Lexicon:
     """Hands out the words of one theory, none of them twice.
 
     With `made_up` every predicate is invented, and half of the time the names are too. `words`
-    bounds the stock of each kind.
+    bounds the stock of each kind; `taken` are words that are not handed out. Raises `NoWordLeft` where
+    the stock is used up.
     """
 
-    def __init__(self, rng: Random, made_up: bool, words: int | None = None) -> None:
+    def __init__(
+        self, rng: Random, made_up: bool, words: int | None = None, taken: Iterable[str] = ()
+    ) -> None:
         self._rng = rng
         self._words = words
         self._made_up = made_up
         self._made_up_names = made_up and rng.random() < 0.5
-        self._used: set[str] = set()
+        self._used = {word.lower() for word in taken}
 
     def word(self, kind: WordKind) -> Word:
         stock = {WordKind.ADJECTIVE: ADJECTIVES, WordKind.NOUN: NOUNS, WordKind.VERB: VERBS}[kind]
@@ -143,8 +151,11 @@ class Lexicon:
         return self._fresh("name", NAMES, self._made_up_names)
 
     def _fresh(self, kind: str, stock: tuple[str, ...], made_up: bool) -> str:
+        known = _some(stock, self._words)
+        if not made_up and all(word.lower() in self._used for word in known):
+            raise NoWordLeft(kind)
         while True:
-            word = invented(self._rng, kind) if made_up else self._rng.choice(_some(stock, self._words))
+            word = invented(self._rng, kind) if made_up else self._rng.choice(known)
             if word.lower() not in self._used:
                 self._used.add(word.lower())
                 return word

@@ -16,6 +16,7 @@ from rightcall.tasks.fol import prover
 from rightcall.tasks.fol.formula import parse
 from rightcall.tasks.fol.prover import Verdict
 from rightcall.tasks.reading import DataSet, Hub, fields, no_problem, problem_id
+from rightcall.tasks.rules.augmentation import OPERATIONS
 from rightcall.tasks.rules.english import sentences
 from rightcall.tasks.rules.task import RuleTask, problem_of
 
@@ -36,6 +37,7 @@ class _FromData(RuleTask):
     """Problems from files or the hub, split by their theory: the statements about one theory are never
     in two splits."""
 
+    operations = OPERATIONS
     data: DataSet
 
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
