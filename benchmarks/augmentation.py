@@ -4,9 +4,9 @@
     python -m benchmarks.augmentation --seeds 1 --tasks math
 
 For each seed a few problems are collected on as in the demo. Then the student is trained as in the demo
-(SFT on whole chains, DPO on single steps from there) on pairs of the chains as they are, of the chains
-with one family of operations, and with all, each cut (or repeated) to the same number of trained tokens.
-Every model solves the same held-out problems twice: with the functions as the task shows them, and with
+(SFT on whole chains, DPO on single steps from there) on pairs of the chains as they are, of these and
+one family of operations, and of these and all, each cut (or repeated) to as many trained tokens. Every
+model solves the same held-out problems twice: with the functions as the task shows them, and with
 functions in another order under other names, of which no training saw any. All is kept in
 `build/augmentation`; called again, it goes on.
 """
