@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import get_type_hints
 
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
-from rightcall.errors import DataError, DefinitionError, MissingSplit, ModelError
+from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
 from rightcall.importing.recorded import Place, Recorded, RecordedCall, Unreadable
 from rightcall.importing.summary import ImportReport, Tally, Unplaced
 from rightcall.leaks import normalised
-from rightcall.models import ChatModel, Reply, Request
+from rightcall.models import Reply, Request
+from rightcall.models.scripted import Replay
 from rightcall.rollout import Budget, Job, Setting, chain_key, rollouts
 from rightcall.task import Task, task_errors
 from rightcall.tool_calls import call_text, named_text, spoken
@@ -350,27 +351,16 @@ def _replies(recorded: Recorded, functions: FunctionSet) -> Recorded:
     return recorded.model_copy(update={"calls": tuple(calls), "notes": tuple(notes)})
 
 
-class _Replay(ChatModel):
-    """Plays recorded attempts, by the key of their chain."""
-
-    capacity = _BATCH
+class _Replay(Replay):
+    """Plays recorded attempts, by the key of their chain, and stops where only the answer is missing."""
 
     def __init__(self, name: str, records: dict[str, Recorded], stop: Function | None) -> None:
-        self.name = name
+        super().__init__({}, name=name, capacity=_BATCH)
         self._records = records
         self._stop = stop
-        self._open: list[Request] = []
 
-    def submit(self, request: Request) -> None:
-        self._open.append(request)
-
-    def poll(self) -> list[tuple[Request, Reply | ModelError]]:
-        asked, self._open = self._open, []
-        return [(request, self._reply(request)) for request in asked]
-
-    def _reply(self, request: Request) -> Reply:
+    def reply(self, request: Request, turn: int) -> Reply:
         recorded = self._records[request.chain]
-        turn = sum(message["role"] == "assistant" for message in request.messages)
         if turn < len(recorded.calls):
             return Reply(text=recorded.calls[turn].reply)
         answer = _answer(recorded, request.messages[-1]["content"]) if turn else recorded.final

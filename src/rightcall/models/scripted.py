@@ -77,10 +77,11 @@ class Replay(ChatModel):
 
     def poll(self) -> list[tuple[Request, Reply | ModelError]]:
         asked, self._open = self._open, []
-        return [(request, self._reply(request)) for request in asked]
+        return [(request, self.reply(request, _turns_after(request, 0))) for request in asked]
 
-    def _reply(self, request: Request) -> Reply:
-        replies, turn = self._replies[request.chain], _turns_after(request, 0)
+    def reply(self, request: Request, turn: int) -> Reply:
+        """To a request whose chain has had so many turns."""
+        replies = self._replies[request.chain]
         if turn < len(replies):
             return Reply(text=replies[turn])
         return Reply(text="", finish_reason="end")
