@@ -352,7 +352,7 @@ def _replies(recorded: Recorded, functions: FunctionSet) -> Recorded:
 
 
 class _Replay(Replay):
-    """Plays recorded attempts, by the key of their chain, and stops where only the answer is missing."""
+    """Plays recorded attempts, and stops where only the answer is missing."""
 
     def __init__(self, name: str, records: dict[str, Recorded], stop: Function | None) -> None:
         super().__init__({}, name=name, capacity=_BATCH)

@@ -19,6 +19,7 @@ from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.expressions import parse
 from rightcall.tasks.math.numbers import read_number, show
 from rightcall.tasks.math.plans import Calculation, Plan, unsourced
+from rightcall.tasks.math.renaming import rename
 from rightcall.tasks.math.word_problems import WordProblems, numbers_of, value_of
 from rightcall.tasks.reading import DataSet, Hub, Record, fields, no_problem, problem_id
 
@@ -49,6 +50,7 @@ class AquaTask(WordProblems):
     """
 
     name = "aqua"
+    operations = {"rename": rename}
     instruction = (
         "Solve the problem. Do each calculation with a function, then stop with the letter of the "
         "right option."

@@ -17,7 +17,9 @@ from fractions import Fraction
 
 from rightcall.chain import Problem
 from rightcall.task import Proved, Refuted
+from rightcall.tasks.math.augmentation import renumber
 from rightcall.tasks.math.numbers import read_number, show
+from rightcall.tasks.math.renaming import rename
 from rightcall.tasks.math.word_problems import WordProblems, stop_call, value_of
 from rightcall.tasks.reading import DataSet, Hub, Record, fields, no_problem, problem_id
 
@@ -35,6 +37,7 @@ class Gsm8kTask(WordProblems):
     """
 
     name = "gsm8k"
+    operations = {"renumber": renumber, "rename": rename}
     proof = "answers given by the data's own annotations"
 
     def __init__(self, path: str | None = None) -> None:

@@ -14,7 +14,9 @@ from dataclasses import replace
 
 from rightcall.chain import Problem
 from rightcall.leaks import normalised
+from rightcall.tasks.math.augmentation import renumber
 from rightcall.tasks.math.numbers import read_number, show
+from rightcall.tasks.math.renaming import rename
 from rightcall.tasks.math.search import only_plan
 from rightcall.tasks.math.word_problems import WordProblems, stop_call, value_of
 from rightcall.tasks.reading import DataSet, Hub, Record, no_problem, problem_id
@@ -33,6 +35,7 @@ class MultiArithTask(WordProblems):
     """
 
     name = "multiarith"
+    operations = {"renumber": renumber, "rename": rename}
 
     def __init__(self, path: str | None = None, search: bool = True) -> None:
         data = DataSet.at(

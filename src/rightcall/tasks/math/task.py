@@ -12,6 +12,7 @@ from rightcall.errors import ConfigError, nearest
 from rightcall.functions import Function, FunctionSet, parse_calls
 from rightcall.task import SPLITS, Proved, Refuted, Task
 from rightcall.tasks.math.answers import same_value
+from rightcall.tasks.math.augmentation import renumber
 from rightcall.tasks.math.expressions import Tree, compute, parse
 from rightcall.tasks.math.families import FAMILIES
 from rightcall.tasks.math.functions import TRUSTED
@@ -27,6 +28,7 @@ from rightcall.tasks.math.plans import (
     same_plan,
     unsourced,
 )
+from rightcall.tasks.math.renaming import rename
 
 SUBSETS: dict[str, tuple[str, ...]] = {
     "arithmetic": ("add", "subtract", "multiply", "divide", "percent_of", "stop"),
@@ -64,6 +66,7 @@ class MathTask(ExactMath):
     """
 
     name = "math"
+    operations = {"renumber": renumber, "rename": rename}
     instruction = "Solve the problem. Do each calculation with a function, then stop with the answer."
     default_subset = "arithmetic"
 
