@@ -75,7 +75,7 @@ class Amounts:
     words: int = 4_000
     """Theories whose words become tokens."""
     short_tokens: float = 3.5e6
-    full_tokens: float = 3.0e6
+    full_tokens: float = 3.2e6
     mistaken_tokens: float = 0.6e6
     generated: int = 200
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""

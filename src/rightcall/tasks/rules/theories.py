@@ -54,7 +54,7 @@ def plural(noun: str) -> str:
     """>>> [plural(noun) for noun in ("cat", "butterfly", "wumpus", "sheep")]
     ['cats', 'butterflies', 'wumpuses', 'sheep']
     """
-    if noun == "sheep":
+    if noun.split()[-1] in UNCHANGED:
         return noun
     if noun.endswith(("s", "x", "z", "ch", "sh")):
         return noun + "es"
@@ -99,6 +99,8 @@ def invented(rng: Random) -> str:
             onset = rng.choice(onsets) if parts or rng.random() < 0.85 else ""
             vowel = rng.choice(vowels)
             parts.append(onset + vowel + (rng.choice(codas) if rng.random() < 0.4 else ""))
+        if rng.random() < 0.1:
+            parts.append(rng.choice(parts))
         word = "".join(parts) + (rng.choice(endings) if rng.random() < 0.4 else "")
         if 3 <= len(word) <= 14 and word not in _RESERVED:
             return word
@@ -138,6 +140,9 @@ class Words:
             lambda: self._lexicon.word(WordKind.NOUN).text,
             lambda word: not regular or (singular(plural(word)) == word and word not in _IRREGULAR),
         )
+        if regular and self._rng.random() < 0.06 and (left := set(UNCHANGED) - self._used):
+            word = self._rng.choice(sorted(left))
+            self._used.add(word)
         if self._rng.random() < 0.2:
             return f"{self._fresh(lambda: self._lexicon.word(WordKind.ADJECTIVE).text)} {word}"
         return word
@@ -151,12 +156,21 @@ class Words:
         return third_person(plain), plain
 
     def name(self) -> str:
-        if self._rng.random() < 0.04:
-            return str(self._rng.randrange(2, 999_999))
+        if self._rng.random() < 0.08:
+            return _number(self._rng)
         return self._fresh(self._lexicon.name).capitalize()
 
 
-_IRREGULAR = ("deer", "fish", "wolf")
+UNCHANGED = "bison cod deer elk fish moose salmon sheep shrimp squid swine trout".split()
+"""Nouns whose plural is the singular."""
+_IRREGULAR = ("wolf",)
+
+
+def _number(rng: Random) -> str:
+    """A number's name: of up to six digits, often the same ones again."""
+    digits = rng.sample("0123456789", rng.randint(2, 10))
+    first = rng.choice([digit for digit in digits if digit != "0"])
+    return first + "".join(rng.choice(digits) for _ in range(rng.randint(0, 5)))
 
 
 def is_no_plural(word: str) -> bool:
