@@ -28,7 +28,8 @@ from rightcall.files import read_lines
 from rightcall.functions import FunctionSet
 from rightcall.leaks import Kind, find_leaks
 from rightcall.pairs import Basis, PairConfig, check_leaks, make_pairs
-from rightcall.run import Place, vary, write_problems
+from rightcall.run import Place, _check_operations, run_all, vary, write_problems
+from rightcall.task import Task
 from toys import SumTask
 
 TASK = SumTask()
@@ -204,6 +205,54 @@ def test_an_operation_that_fails_is_named_with_its_problem(original: Original) -
         carry_out(original, "name", broken, Random(0))
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda original, rng: None, "gave no Variant"),
+        (lambda original, rng: Variant(original.problem, {"other": ["x"]}), "has not: 'other'"),
+        (
+            lambda original, rng: Variant(original.problem, {original.chains[0].key: "add(1, 2)"}),
+            "no texts",
+        ),
+    ],
+)
+def test_an_operation_that_gives_something_else_is_named_with_its_problem(
+    original: Original, made: Operation, message: str
+) -> None:
+    with pytest.raises(DefinitionError, match=f"operation mine .*{message}") as error:
+        carry_out(original, "mine", made, Random(0))
+    assert original.problem.id in str(error.value)
+
+
+def test_a_new_label_needs_something_that_shows_it(original: Original) -> None:
+    """No right chain, and a task that proves nothing: then the gold chain of the variant does."""
+
+    class Unproved(SumTask):
+        def prove(self, problem: Problem) -> Any:
+            return None
+
+    wrong = Original(Unproved(), FUNCTIONS, original.problem, original.chains[1:])
+
+    def without_gold(original: Original, rng: Random) -> Variant:
+        made = swapped(original, rng)
+        return Variant(made.problem.model_copy(update={"gold": ()}), made.replies)
+
+    def mislabelled(original: Original, rng: Random) -> Variant:
+        made = swapped(original, rng)
+        return Variant(made.problem.model_copy(update={"answer": "-1"}), made.replies)
+
+    assert not carry_out(wrong, "name", swapped, Random(0)).chains[0].right_for_the_right_reason
+    assert carry_out(wrong, "name", same_but_fewer_functions, Random(0)).chains
+    for operation in (without_gold, mislabelled):
+        assert rejected(wrong, operation) == "nothing shows that the label is right"
+
+
+def same_but_fewer_functions(original: Original, rng: Random) -> Variant:
+    """The question stays, and so does its label."""
+    functions = FunctionSet([*reversed(original.functions.functions)])
+    return Variant(original.problem, same(original, rng).replies, functions)
+
+
 def test_renamed_functions_are_judged_under_the_names_of_the_task(original: Original) -> None:
     def other_names(original: Original, rng: Random) -> Variant:
         shown = FunctionSet([f.renamed(f"my_{f.name}") for f in original.functions])
@@ -274,6 +323,31 @@ def test_the_same_seed_makes_the_same_file_and_another_seed_another(tmp_path: Pa
     assert texts[0] == texts[1] != texts[2]
 
 
+def several_wrong(original: Original, rng: Random) -> Variant:
+    """Another wrong answer at each call."""
+    right = original.right[0]
+    wrong = [*(step.reply for step in right.steps[:-1]), f'stop("{rng.randint(10**6, 10**9)}")']
+    return Variant(original.problem, {right.key: wrong}, corrupts=True)
+
+
+def test_several_corruptions_of_a_chain_are_several_chains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Varied, "operations", {"several": several_wrong})
+    chains = [
+        chain
+        for seed in (0, 1)
+        for chain in made_files(tmp_path, {"several": 3}, seed=seed, name=f"s{seed}")[1]
+    ]
+    assert len({chain.key for chain in chains}) == len({str(c.answer) for c in chains}) == 2 * 3 * 8
+
+
+def test_variants_of_another_seed_are_other_problems(tmp_path: Path) -> None:
+    _, _, one = made_files(tmp_path, {"swap": 1}, seed=1, name="one")
+    _, _, two = made_files(tmp_path, {"swap": 1}, seed=2, name="two")
+    assert not {problem.id for problem in one} & {problem.id for problem in two}
+
+
 def test_relatives_of_test_problems_are_not_augmented(tmp_path: Path) -> None:
     task = Varied()
     problems = list(task.problems("train", 8, 3))
@@ -286,11 +360,35 @@ def test_relatives_of_test_problems_are_not_augmented(tmp_path: Path) -> None:
     assert len(chains) == 7
 
 
-def test_chains_of_other_problems_and_corrupted_ones_are_passed_over(tmp_path: Path) -> None:
+def test_chains_that_do_not_fit_are_passed_over_and_counted(tmp_path: Path) -> None:
     task = Varied()
     problems = list(task.problems("train", 8, 3))[:2]
     report, _, _ = made_files(tmp_path, {"swap": 1}, problems=problems)
     assert report.originals == 2
+    assert report.passed_over == {"of a problem that is not given": 6}
+    chain = gold(problems[0])
+    others: dict[str, dict[str, Any]] = {
+        "corrupted before": {"source": CORRUPTED},
+        "errored": {"outcome": Outcome.ERRORED},
+        "cut within a reply, or without one": {"steps": ()},
+        "of another task": {"task": "other"},
+        "of another question under a problem's id": {"prompt": gold(problems[1]).prompt},
+        "of functions under other names": {"renamed": {"plus": "add"}},
+        "given twice": {},
+    }
+    given = [chain, *(chain.model_copy(update=update) for update in others.values())]
+    wanted = AugmentConfig(operations={"swap": 1})
+    report = augment(task, FUNCTIONS, problems, given, wanted, tmp_path / "few.jsonl")
+    assert (report.chains, report.passed_over) == (1, dict.fromkeys(others, 1))
+    assert "Chains passed over" in str(report.table().caption)
+
+
+def test_chains_of_which_none_fits_are_refused_with_the_reasons(tmp_path: Path) -> None:
+    problems = list(TASK.problems("train", 2, 3))
+    others = map(gold, TASK.problems("train", 4, 9))
+    with pytest.raises(DataError, match=r"none is of one of the 2 .*not given': 4.* seed"):
+        augment(Varied(), FUNCTIONS, problems, others, AugmentConfig(), tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 # --- leaks and pairs ------------------------------------------------------------------------------
@@ -377,3 +475,25 @@ def test_a_run_augments_its_chains_and_pairs_them(
         config.tasks["sums"].model_copy(update={"augment": AugmentConfig()}), TASK, 0, tmp_path
     )
     assert vary(nothing) == "left out"
+
+
+def test_a_run_passes_over_operations_of_its_other_tasks_and_refuses_unknown_ones(
+    tmp_path: Path,
+) -> None:
+    table: dict[str, Any] = {
+        "name": "varied",
+        "augment": {"operations": {"swap": 1.0}},
+        "tasks": {
+            "sums": {"task": f"{__file__}:Varied"},
+            "math": {"task": "tiny-math", "augment": {"operations": {"nonsense": 0.0}}},
+        },
+    }
+    config = resolve(table)
+    tasks: dict[str, Task] = {"sums": Varied(), "math": TASK}
+    _check_operations(config, tasks)
+    place = Place(config.tasks["math"], TASK, 0, tmp_path)
+    assert vary(place) == "left out; not of this task: swap"
+    table["tasks"]["math"]["augment"]["operations"]["nonsense"] = 0.5
+    with pytest.raises(ConfigError, match="no operation of that name: 'nonsense'"):
+        run_all(resolve(table), tmp_path)
+    assert not (tmp_path / "varied").exists(), "it is found before anything is done"

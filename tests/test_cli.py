@@ -453,3 +453,25 @@ def test_chains_that_make_no_pair_are_an_error_and_leave_no_file(
     assert ended.code == 2
     assert "the chains made no pair" in ended.err
     assert not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_augment_lists_operations_and_writes_over_nothing_that_it_reads(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    file, made = tmp_path / "gold.jsonl", tmp_path / "made.jsonl"
+    rightcall("collect", SUMS, "--model", "gold", "--count", 2, "--out", file)
+    text = file.read_text()
+    listed = rightcall("augment", SUMS, file)
+    assert "shuffle_functions" in listed.out
+    assert "becomes `stop, add, subtract`." in " ".join(listed.out.split())
+    wanted = ("augment", SUMS, file, "--count", 2, "--operation", "shuffle_functions")
+    for out in (("--out", file), ("--out", made, "--problems-out", made)):
+        refused = rightcall(*wanted, *out)
+        assert (refused.code, file.read_text()) == (2, text)
+        assert "a name of its own" in refused.err
+    none = rightcall(*wanted, "--seed", 7, "--out", made)
+    assert none.code == 2
+    assert "none is of one of the 2 problems" in none.err
+    assert not made.exists()
+    assert rightcall(*wanted, "--out", made).code == 0
+    assert len(made.read_text().splitlines()) >= 2

@@ -172,6 +172,7 @@ def test_two_runs_differ_by_key_and_the_report_is_no_difference() -> None:
     assert differing_keys(one, small(report={"title": "x"})) == ()
     assert differing_keys(one, other) == (
         "seed",
+        "tasks.math.augment.seed",
         "tasks.math.pairs.seed",
         "tasks.math.train.dpo.beta",
         "tasks.math.train.dpo.seed",

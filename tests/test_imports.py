@@ -23,7 +23,7 @@ LAYERS = (
     {"rollout", "search", "tasks", "augment"},
     {"pairs", "train", "conduct", "evaluate", "compare", "report", "check", "importing", "exporting"},
     {"config", "terminal"},
-    {"tree_view"},
+    {"tree_view", "estimate"},
     {"run"},
     {"cli"},
 )
@@ -32,7 +32,7 @@ models: it may use anything, and only its path is used by others."""
 
 HEAVY = {
     "torch", "transformers", "peft", "datasets", "numpy", "scipy", "sympy", "z3", "cvc5", "matplotlib",
-    "openai", "math_verify",
+    "aiohttp", "openai", "math_verify",
 }  # fmt: skip
 
 

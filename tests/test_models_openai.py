@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 from rightcall.chain import Message, Outcome
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import Reply, Request, Sampling
-from rightcall.models.openai_compatible import OpenAICompatible
+from rightcall.models.openai_compatible import OpenAICompatible, retry_after, same_model
 from rightcall.rollout import Budget, Job, Setting, rollouts
 from tiny_models import build_tiny
 from toys import SumTask
@@ -81,14 +83,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def says(
-    text: str | None, finish: str = "stop", usage: dict[str, int] | None = USAGE
+    text: str | None,
+    finish: str = "stop",
+    usage: dict[str, Any] | None = USAGE,
+    model: str = "m",
 ) -> Callable[[Handler], None]:
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     body = {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
-        "model": "m",
+        "model": model,
         "choices": [choice],
         "usage": usage,
     }
@@ -134,7 +139,7 @@ def answer(
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("rightcall.models.openai_compatible.FIRST_WAIT", 0.01)
 
 
 def test_a_request_carries_sampling_seed_and_key() -> None:
@@ -176,18 +181,30 @@ def test_a_server_of_ones_own_gets_a_key_only_if_one_was_named(
         answer(server, api_key_env=None)
         refused, _ = answer(server, api_key_env=None)
         answer(server, api_key_env="OWN_KEY")
-    assert server.keys == ["Bearer none", "Bearer none", "Bearer sk-own"]
+    assert server.keys == [None, None, "Bearer sk-own"]
     assert server.organizations == [None] * 3
     assert "Name the environment variable that holds its key in api_key_env" in str(refused)
     with pytest.raises(ConfigError, match="NOT_SET"):
         OpenAICompatible("m", server.url, api_key_env="NOT_SET")
+    monkeypatch.setenv("OWN_KEY", "sk-own\n")
+    with pytest.raises(ConfigError, match="line break") as refused_key:
+        OpenAICompatible("m", server.url, api_key_env="OWN_KEY")
+    assert "sk-own" not in str(refused_key.value)
 
 
 def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere/v1")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
+
+    async def headers(model: OpenAICompatible) -> dict[str, str]:
+        async with model._session() as session:
+            return dict(session.headers)
+
     with OpenAICompatible("m") as model:
-        assert str(model._client.base_url) == "https://api.openai.com/v1/"
-        assert model._client.api_key == KEY
+        assert str(model._url) == "https://api.openai.com/v1/chat/completions"
+        sent = asyncio.run(headers(model))
+    assert sent["Authorization"] == f"Bearer {KEY}"
+    assert sent["OpenAI-Organization"] == "org-of-mine"
 
 
 def test_the_length_field_can_be_the_newer_one() -> None:
@@ -213,6 +230,31 @@ def test_retry_after_is_honoured() -> None:
         reply, _ = answer(server)
     assert isinstance(reply, Reply)
     assert server.times[1] - server.times[0] >= 0.6
+
+
+def test_a_rest_may_be_given_in_milliseconds_in_seconds_or_as_a_date() -> None:
+    now = 1_800_000_000.0
+    date = formatdate(now + 30, usegmt=True)
+    assert retry_after({"Retry-After-Ms": "250", "Retry-After": "1"}, now) == 0.25
+    assert retry_after({"Retry-After": "2.5"}, now) == 2.5
+    assert retry_after({"Retry-After": date}, now) == 30
+    assert retry_after({"Retry-After": formatdate(now - 30, usegmt=True)}, now) == 0
+    assert retry_after({"Retry-After": "soon"}, now) is None
+    assert retry_after({}, now) is None
+
+
+def test_one_refusal_lets_all_requests_rest() -> None:
+    with (
+        FaultServer(fails(429, retry_after="0.5"), says("ok")) as server,
+        OpenAICompatible("m", server.url, capacity=1) as model,
+    ):
+        model.submit(request("a"))
+        model.submit(request("b"))
+        answered = 0
+        while answered < 2:
+            answered += len(model.poll())
+    assert len(server.times) == 3
+    assert server.times[1] - server.times[0] >= 0.5
 
 
 def test_a_server_that_wants_a_long_rest_is_left_alone_and_the_message_says_so() -> None:
@@ -251,16 +293,9 @@ def test_faults_that_outlast_the_retries_are_model_errors() -> None:
         (fails(401, f"Incorrect API key provided: {KEY}"), "environment variable OPENAI_API_KEY"),
         (fails(404, "no such model"), "model's name"),
         (fails(400, "bad temperature"), "bad temperature"),
-        (sends("{not json"), "not a chat completion"),
-        (sends("<html>hello</html>", "text/html"), "no choices"),
-        (sends("{}"), "no choices"),
-        (sends('{"choices": []}'), "no choices"),
-        (sends('{"choices": [null]}'), "not text"),
-        (sends('{"choices": "x"}'), "no choices"),
-        (sends('{"choices": [{"message": {"content": 5}}]}'), "not text"),
-        (sends('{"choices": [{"message": null}]}'), "not text"),
-        (sends("[1, 2]"), "no choices"),
-        (says(None), "not text"),
+        (fails(402), "answered 402"),
+        (fails(429, "You exceeded your quota: insufficient_quota"), "insufficient_quota"),
+        (fails(301, location="http://other/v1?key=hunter2"), "http://other/v1'"),
         (says("x", "content_filter"), "content filter"),
     ],
 )
@@ -273,6 +308,65 @@ def test_what_retries_cannot_mend_is_a_model_error_at_once(
     assert said in str(reply)
     assert len(server.bodies) == 1
     assert KEY not in str(reply) + repr(reply) + repr(model)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (sends("{not json"), "not a chat completion"),
+        (sends("<html>hello</html>", "text/html"), "not a chat completion"),
+        (sends("[" * 100_000), "not a chat completion"),
+        (sends("{}"), "no choices"),
+        (sends('{"choices": []}'), "no choices"),
+        (sends('{"choices": [null]}'), "not text"),
+        (sends('{"choices": "x"}'), "no choices"),
+        (sends('{"choices": [{"message": {"content": 5}}]}'), "not text"),
+        (sends('{"choices": [{"message": null}]}'), "not text"),
+        (sends("[1, 2]"), "no choices"),
+        (says(None), "not text"),
+        (says("x", "error"), "gave a reply up"),
+        (says("x", model="n"), "another model than 'm'"),
+    ],
+)
+def test_what_is_no_reply_of_the_model_is_asked_again_a_few_times(
+    act: Callable[[Handler], None], said: str
+) -> None:
+    with FaultServer(act, says("ok")) as server:
+        mended, _ = answer(server)
+    assert isinstance(mended, Reply)
+    assert mended.text == "ok"
+    with FaultServer(act) as server:
+        reply, _ = answer(server, max_retries=9)
+    assert isinstance(reply, ModelError)
+    assert said in str(reply)
+    assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "same"),
+    [
+        ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", True),
+        ("gpt-4-0613", "gpt-4-0613", True),
+        ("mistral-large-latest", "mistral-large-2411", True),
+        ("openai/gpt-4o", "gpt-4o-2024-08-06", True),
+        ("/models/tiny", "tiny@main", True),
+        ("llama3", "llama3:latest", True),
+        ("gpt-4", "gpt-4-turbo", False),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4o-mini", "gpt-4o", False),
+    ],
+)
+def test_a_dated_version_of_a_model_is_that_model_and_a_sibling_is_not(
+    asked: str, answered: str, same: bool
+) -> None:
+    assert same_model(asked, answered) is same
+
+
+def test_a_model_may_be_served_under_another_name() -> None:
+    with FaultServer(says("ok", model="n")) as server:
+        for name in ("n", "*"):
+            reply, _ = answer(server, served_as=name)
+            assert isinstance(reply, Reply)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 
 import toys
 from report_run import make_run
+from rightcall.augment import AugmentReport
+from rightcall.augment.augmentation import Tally
 from rightcall.chain import Chain, ChainStore, Message, Observation, Outcome, Step, StopReason
 from rightcall.conduct import Conduct, FunctionUse
 from rightcall.errors import DataError, FailureKind
@@ -159,6 +162,53 @@ def test_chains_with_a_replaced_observation_are_shown_of_each_verdict(run: RunDa
     assert {one.role for one in shown} == {"tuned"}
     assert all(one.before.key == one.after.origin.parent for one in shown if one.after.origin)
     assert pick_replaced(run.tasks[0], 0) == ()
+
+
+def test_the_page_shows_accuracy_by_round_with_intervals(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", count=8, tasks=["math"])
+    selection = json.loads((made / "math/selection.json").read_text())
+    values = {"sft": 20, "round 10": 60, "round 2": 80, "dpo": 40, "round 1": 80}
+    table = {}
+    for name, right in values.items():
+        share = rate([1.0] * right + [0.0] * (100 - right)).model_dump()
+        candidates = [{**selection["candidates"][0], "accuracy": share, "right_reason": share}]
+        table[name] = {**selection, "best": "checkpoint-20", "candidates": candidates}
+    (made / "math/selection.json").write_text(json.dumps(table))
+    run = load_run(made)
+    assert list(run.tasks[0].rounds) == ["dpo", "round 1", "round 2", "round 10"]
+    page = render_report(run)
+    by_round = page[page.index("Accuracy by on-policy round") :].partition("</figure>")[0]
+    rows = re.findall(r"<tr.*?</tr>", by_round, flags=re.DOTALL)[1:]
+    assert [re.findall(r"<th[^>]*>([\w ]+)", row)[0].strip() for row in rows] == list(
+        run.tasks[0].rounds
+    )
+    assert ["kept" in row for row in rows] == [False, True, False, False], "of equals the first"
+    interval = rate([1.0] * 80 + [0.0] * 20)
+    assert f"{interval.low:.1%} – {interval.high:.1%}" in rows[1]
+    assert by_round.count("<svg ") == 1
+    assert render_report(load_run(made)) == page
+
+
+def test_a_run_without_rounds_or_augmentation_shows_neither(run: RunData, page: str) -> None:
+    assert run.tasks[0].rounds == {}
+    assert run.tasks[0].augmented is None
+    assert "on-policy round" not in page
+    assert "Augmentation <span>" not in page
+
+
+def test_the_page_shows_what_augmentation_made(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", count=8, tasks=["math"])
+    tally = Tally(asked=20, problems=17, right=31, wrong=4, rejected={"<b>two</b> numbers": 3})
+    report = AugmentReport(operations={"renumber": tally}, originals=20)
+    (made / "math/augment.json").write_text(report.model_dump_json())
+    run = load_run(made)
+    assert run.tasks[0].augmented == report
+    shown = render_report(run).partition("Augmentation <span>")[2].partition("</figure>")[0]
+    for text in ("20 problems", "renumber", ">17<", ">31<", "&lt;b&gt;two&lt;/b&gt; numbers (3)"):
+        assert text in shown
+    (made / "math/augment.json").write_text('{"operations": 3}')
+    (note,) = load_run(made).tasks[0].notes
+    assert "augment.json cannot be read" in note
 
 
 def test_a_run_of_an_earlier_version_has_a_page_without_probes(tmp_path: Path) -> None:

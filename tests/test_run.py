@@ -188,11 +188,11 @@ def test_errored_chains_are_tried_a_second_time_and_nothing_else_is(
     def once_overloaded(request: Request) -> str | ModelError:
         return next(failures, None) or solver(request)
 
-    def counted(*args: Any) -> ChainStore:
+    def counted(*args: Any, **options: Any) -> ChainStore:
         rounds.append(1)
-        return collect(*args)
+        return collect(*args, **options)
 
-    monkeypatch.setattr(run, "open_model", lambda *_: Played(once_overloaded))
+    monkeypatch.setattr(run, "open_model", lambda *_, **__: Played(once_overloaded))
     monkeypatch.setattr(run, "collect", counted)
     place = Place(config.tasks["sums"], SumTask(), 5, tmp_path)
     write_problems(place)
@@ -250,7 +250,7 @@ def test_a_search_finds_the_first_errors_and_the_pairs_rest_on_it(
         fatal = any(m["content"] == "record(13)" for m in request.messages)
         return 'stop("0")' if fatal else solver(request)
 
-    monkeypatch.setattr(run, "open_model", lambda *_: Played(unsteady, capacity=3))
+    monkeypatch.setattr(run, "open_model", lambda *_, **__: Played(unsteady, capacity=3))
     settings = config.tasks["sums"].model_copy(
         update={
             "search": SearchConfig(rollouts=4),
@@ -394,7 +394,7 @@ def after_a_training(config: RunConfig, folder: Path, **rounds: Any) -> Place:
 def improving(steps: tuple[str, ...]) -> Any:
     """Models by what they were trained in: those of the named rounds solve, any other is wrong."""
 
-    def opened(spec: ModelSpec, problems: Any = ()) -> Any:
+    def opened(spec: ModelSpec, problems: Any = (), **options: Any) -> Any:
         if spec.kind == "gold":
             return open_model(spec, problems)
         weights = spec.adapter or spec.model
@@ -429,6 +429,10 @@ def test_rounds_go_on_while_they_help_and_the_best_is_kept(
     chains = list(ChainStore(place.round(2) / "chains.jsonl"))
     assert {c.problem_id for c in chains} == {p.id for p in place.problems("train")}
     assert all("rounds/1/train" in chain.model for chain in chains), "collected from the best so far"
+    seeds = [
+        {chain.seed for chain in ChainStore(place.round(number) / "chains.jsonl")} for number in (1, 2)
+    ]
+    assert not seeds[0] & seeds[1], "no round draws what the one before drew"
     assert run_rounds(place) == said, "called again, it does nothing else"
 
 

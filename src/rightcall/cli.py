@@ -6,6 +6,7 @@ answers at once. A user's mistake prints one message on standard error and exits
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ import typer
 from rightcall.errors import ConfigError, DataError, RightCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rightcall.chain import Chain, Problem
+    from rightcall.estimate import Estimate
     from rightcall.exporting import Written
     from rightcall.pairs import PreferencePair
+    from rightcall.rollout import Enough
     from rightcall.task import Task
 
 app = typer.Typer(
@@ -77,6 +80,9 @@ Set = Annotated[
 ]
 Budgets = Annotated[
     list[int] | None, typer.Option(min=1, help="A step budget; may be repeated. 10 and 20 by default.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what it would take: calls, tokens, money.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 
@@ -320,12 +326,25 @@ def collect(
     temperature: Temperature = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
     steps: Steps = 20,
+    enough: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RIGHT,WRONG",
+            help="Sample a problem until it has so many right and wrong chains.",
+        ),
+    ] = None,
     functions: Functions = None,
     seed: Seed = 0,
     option: Option = None,
+    setting_of_model: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="KEY=VALUE", help="A setting of the model: price, cap, ..."),
+    ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Chains of a model on a task's problems, appended to a file; resumable."""
     from rightcall import rollout, terminal
+    from rightcall.chain import ChainStore
     from rightcall.models import Sampling
     from rightcall.models.spec import ModelSpec, open_model
 
@@ -340,11 +359,25 @@ def collect(
     wanted = loaded.function_set(_names(functions))
     setting = rollout.Setting(loaded, wanted, source, sampling, rollout.Budget(steps=steps), seed)
     problems = list(loaded.problems(split, count, seed))
-    with open_model(ModelSpec.parse(model), setting.playable(problems)) as opened:
+    spec, wished = ModelSpec.parse(model, **_table(setting_of_model)), _enough(enough)
+    if dry_run:
+        from rightcall.estimate import estimate
+
+        label = f"{source} on {task}"
+        _say_estimates([estimate(label, setting, problems, samples, spec, out, wished)])
+        return
+    counted = out.with_suffix(".usage.jsonl")
+    with open_model(spec, setting.playable(problems), usage_path=counted) as opened:
         finished = rollout.finished(setting, opened.name, problems, samples, out)
-        with terminal.progress(f"{source} on {task}", len(problems) * samples, finished) as on_chain:
-            store = rollout.collect(setting, opened, problems, samples, out, on_chain)
-    terminal.out().print(terminal.outcome_table(str(out), store.latest()))
+        try:
+            with terminal.progress(
+                f"{source} on {task}", len(problems) * samples, finished
+            ) as on_chain:
+                rollout.collect(setting, opened, problems, samples, out, on_chain, enough=wished)
+        finally:  # also where a cap ends it
+            terminal.out().print(terminal.outcome_table(str(out), ChainStore(out).latest()))
+            if opened.used:
+                terminal.out().print(opened.used, markup=False)
 
 
 # --- import and export --------------------------------------------------------------------------
@@ -539,6 +572,7 @@ def augment(
     count: Count = 100,
     functions: Functions = None,
     seed: Seed = 0,
+    draw: Annotated[int, typer.Option(min=0, help="Other variants of the same problems.")] = 0,
     option: Option = None,
     as_json: AsJson = False,
 ) -> None:
@@ -555,15 +589,18 @@ def augment(
     loaded = _load(task, option)
     if not operation:
         known = augmentation.operations_of(loaded)
-        rows = [(name, (made.__doc__ or "").partition("\n")[0]) for name, made in known.items()]
-        terminal.out().print(terminal.table(f"operations for {task}", ["name", ""], rows))
+        rows = [(name, _summary(made)) for name, made in known.items()]
+        listed = terminal.table(f"operations for {task}", ["name", "what it does"], rows)
+        listed.columns[1].justify = "left"
+        terminal.out().print(listed)
         return
     ratios = dict(_ratio(text) for text in operation)
-    config = checked(augmentation.AugmentConfig, {"operations": ratios, "seed": seed})
+    config = checked(augmentation.AugmentConfig, {"operations": ratios, "seed": draw})
+    _check_apart([out, problems_out], [*chains, *(problems or ()), test])
     report = augmentation.augment(
         loaded,
         loaded.function_set(_names(functions)),
-        _given(problems) or loaded.problems(split, count, seed),
+        _given(problems) if problems else loaded.problems(split, count, seed),
         _every(chains),
         config,
         out,
@@ -691,6 +728,7 @@ def pairs_make(
     from rightcall.files import read_lines
     from rightcall.settings import checked
 
+    _check_apart([out], [*chains, test])
     config = checked(pairs.PairConfig, _table(setting))
     every = _every(chains)
     dropped: Counter[str] = Counter()
@@ -907,6 +945,7 @@ def run(
     root: Annotated[Path, typer.Option(help="Where run folders lie.")] = Path("runs"),
     fresh: Annotated[bool, typer.Option(help="Move the old run aside and begin anew.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only print the resolved config.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Every stage from one run file; called again, it goes on where it stopped."""
     from rightcall.config import dump_config, load_config
@@ -920,6 +959,12 @@ def run(
         print(dump_config(loaded), end="")
         return
     from rightcall import compare, terminal
+
+    if dry_run:
+        from rightcall.estimate import estimate_run
+
+        _say_estimates(estimate_run(loaded, root))
+        return
     from rightcall.run import run_all
 
     result = run_all(loaded, root, fresh=fresh)
@@ -978,6 +1023,25 @@ def _given(files: list[Path] | None) -> list[Problem]:
     return [one for path in files or () for one in read_lines(_existing(path), Problem)]
 
 
+def _check_apart(written: Sequence[Path | None], read: Sequence[Path | None]) -> None:
+    """No file is to be written over one that is read, or over another one."""
+    taken = {path.resolve() for path in read if path is not None}
+    for path in written:
+        if path is not None and path.resolve() in taken:
+            raise DataError(
+                "this file would be written over one that is read, or twice",
+                value=str(path),
+                remedy="Give each of the files to write a name of its own.",
+            )
+        if path is not None:
+            taken.add(path.resolve())
+
+
+def _summary(made: Callable[..., Any]) -> str:
+    """The first paragraph of a docstring as one line."""
+    return " ".join((inspect.getdoc(made) or "").partition("\n\n")[0].split())
+
+
 def _ratio(text: str) -> tuple[str, float]:
     """Of NAME=RATIO; a name such as `file.py:function` may hold no `=`."""
     name, _, ratio = text.partition("=")
@@ -987,6 +1051,29 @@ def _ratio(text: str) -> tuple[str, float]:
         raise ConfigError(
             "not a ratio", value=text, remedy=f"Give a number of variants per problem: {name}=0.5."
         ) from None
+
+
+def _enough(text: str | None) -> Enough | None:
+    """Of RIGHT,WRONG."""
+    from rightcall.rollout import Enough
+
+    if text is None:
+        return None
+    right, _, wrong = text.partition(",")
+    if not (right.strip().isdecimal() and wrong.strip().isdecimal()):
+        raise ConfigError(
+            "not two numbers of chains", value=text, remedy="Give right and wrong ones: --enough 2,2."
+        )
+    return Enough(right=int(right), wrong=int(wrong))
+
+
+def _say_estimates(estimates: list[Estimate]) -> None:
+    from rightcall import terminal
+    from rightcall.estimate import estimate_table, notes
+
+    terminal.out().print(estimate_table(estimates))
+    for note in notes(estimates):
+        terminal.out().print(note, markup=False)
 
 
 def _by_process(by: str) -> bool:

@@ -11,6 +11,7 @@ it key by key. After loading, every task carries its complete settings:
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from rightcall.evaluate import EvaluateConfig
 from rightcall.models import Sampling
 from rightcall.models.spec import ModelSpec
 from rightcall.pairs import PairConfig
-from rightcall.rollout import Budget
+from rightcall.rollout import Budget, Enough
 from rightcall.search import SearchConfig
 from rightcall.settings import Table, checked, flat, merged, set_key
 from rightcall.train.trainer import TrainConfig
@@ -70,6 +71,9 @@ class Collect(Frozen):
     """Files of chains that are there already, such as an import's; nothing is collected then."""
     samples: int = Field(4, ge=0)
     """Chains per problem; 0 leaves the role out."""
+    enough: Enough | None = None
+    """Stop sampling a problem as soon as it has so many right and wrong chains; `samples` is then the
+    most."""
     problems: int | None = Field(None, ge=1)
     """Only the first so many training problems; all of them if not given."""
     temperature: float = Field(1.0, ge=0)
@@ -290,10 +294,18 @@ def dump_config(config: Frozen) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
+REACHED = re.compile(
+    r"\.models\.(teacher|student)\.(capacity|timeout|max_retries|cache|price|cap)(\.|$)"
+)
+"""Keys that may change within a run: no chain hangs on them."""
+
+
 def differing_keys(one: RunConfig, other: RunConfig) -> tuple[str, ...]:
-    """Dotted keys on which two runs differ; what the report alone reads is no difference."""
+    """Dotted keys on which two runs differ; what the report alone reads is no difference, nor is how a
+    model is reached and what it may cost."""
     a, b = (flat(config.model_dump(mode="json", exclude={"report"})) for config in (one, other))
-    return tuple(sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key)))
+    differing = (key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+    return tuple(sorted(key for key in differing if not REACHED.search(key)))
 
 
 def _version() -> str:

@@ -73,6 +73,10 @@ class FailureKind(StrEnum):
     FUNCTION_ERROR = "function_error"
 
 
+class CapReached(ModelError):
+    """A model has used what it may. No further chain is begun; those under way end as errored."""
+
+
 class CallError(Exception):
     """A model's call failed. Functions raise it to tell the model what to mend; of any other
     exception of theirs the model reads the type and the message."""

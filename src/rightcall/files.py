@@ -15,6 +15,13 @@ from rightcall.errors import DataError, first_fault
 M = TypeVar("M", bound=BaseModel)
 
 
+def cache_folder() -> Path:
+    """`$RIGHTCALL_CACHE`, or `rightcall` where the user's caches are."""
+    own = os.environ.get("RIGHTCALL_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(shared) / "rightcall"
+
+
 def read_lines(path: Path, model: type[M]) -> Iterator[M]:
     """Objects of a JSONL file; none if there is no file. Raises `DataError` naming a bad line."""
     if not path.exists():
@@ -36,7 +43,7 @@ def whole(path: Path) -> Iterator[TextIO]:
     """A file to be written beside its place and renamed in the end: what was there stays until then,
     and if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             yield file

@@ -7,11 +7,12 @@ makes it durable.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,19 @@ class Budget(Frozen):
     """The paper's n_max."""
     tokens: int = Field(4096, ge=1)
     """Tokens the model may generate over the whole chain."""
+
+
+class Enough(Frozen):
+    """When a problem needs no further sample."""
+
+    right: int = Field(ge=0)
+    """Chains with a right answer and nothing known against their process."""
+    wrong: int = Field(ge=0)
+    """Chains that ended otherwise."""
+
+    def missing(self, right: int, wrong: int) -> int:
+        """How many further samples there must be at least."""
+        return max(0, self.right - right) + max(0, self.wrong - wrong)
 
 
 @dataclass(frozen=True)
@@ -117,9 +131,14 @@ def chain_key(setting: Setting, model: str, job: Job) -> str:
 def _options(task: Task) -> dict[str, JSON]:
     """The arguments of a task's constructor that it keeps under their own names, where they are
     plain values (no paths: the same problems elsewhere are the same)."""
-    kept = {name: vars(task)[name] for name in signature(type(task)).parameters if name in vars(task)}
+    kept = {name: vars(task)[name] for name in _arguments(type(task)) if name in vars(task)}
     plain = (bool, int, float, str, list, tuple, dict)
     return {name: value for name, value in kept.items() if isinstance(value, plain)}
+
+
+@cache
+def _arguments(task: type[Task]) -> tuple[str, ...]:
+    return tuple(signature(task).parameters)
 
 
 @dataclass(frozen=True)
@@ -156,12 +175,16 @@ class _Conversation:
         return sum(step.completion_tokens for step in self.steps)
 
     def request(self) -> Request:
-        room = min(self.setting.sampling.max_tokens, self.setting.budget.tokens - self.spent)
-        return Request(
+        sampling = self.setting.sampling
+        room = max(1, self.setting.budget.tokens - self.spent)
+        if room < sampling.max_tokens:
+            sampling = sampling.model_copy(update={"max_tokens": room})
+        # Without validation, which would go through the whole conversation at every turn.
+        return Request.model_construct(
             chain=self.key,
             messages=conversation(self.prompt, self.steps, self.dialect),
             completions=tuple(step.token_ids for step in self.steps),
-            sampling=self.setting.sampling.model_copy(update={"max_tokens": max(1, room)}),
+            sampling=sampling,
             seed=seed_of(self.seed, len(self.steps)),
             functions=self.setting.functions if self.setting.dialect == "python" else None,
         )
@@ -356,7 +379,8 @@ def rollouts(
     setting: Setting, model: ChatModel, jobs: Iterable[Job | None]
 ) -> Generator[Chain, None, None]:
     """Chains for jobs, as they finish, with up to `model.capacity` in flight. Closing the
-    iterator early releases the chains still running. Raises `DataError` if two jobs are the same.
+    iterator early releases the chains still running. Raises `DataError` if two jobs are the same, and
+    what `model.stopped` says as soon as the chains under way have ended after it was set.
 
     Jobs are asked for as there is room. A job of None says "none for now": more are asked for once
     the next chain is finished, so that jobs may depend on the chains given so far. A call in a worker
@@ -407,9 +431,15 @@ def rollouts(
 
     try:
         while True:
-            while len(running) < model.capacity and (job := next(waiting, None)) is not None:
+            while (
+                model.stopped is None
+                and len(running) < model.capacity
+                and (job := next(waiting, None)) is not None
+            ):
                 if (finished := start(job)) is not None:
                     yield finished
+            if not running and model.stopped is not None:
+                raise model.stopped
             if not running:
                 return
             if len(running) > len(calls):
@@ -448,24 +478,31 @@ def collect(
     samples: int,
     path: str | Path,
     on_chain: Callable[[Chain], None] | None = None,
+    *,
+    enough: Enough | None = None,
 ) -> ChainStore:
-    """`samples` chains for each problem, appended to `path` as they finish.
+    """`samples` chains for each problem (fewer if that is `enough`), appended to `path` as they finish.
 
     Killed and called again with the same arguments it keeps what is finished, redoes errored
     chains, and ends with the same set: file order may differ, keys do not. Readers take the last
     line of a key (a redone chain follows its errored one).
     """
     store = ChainStore(path)
-    done = _finished_keys(store)
-    jobs = (
+    done = _finished_keys(store) if enough is None else set()
+    adaptive = None if enough is None else _Adaptive(setting, model.name, samples, enough, store)
+    jobs: Iterator[Job | None] = (
         job
         for problem in problems
         for sample in range(samples)
         if chain_key(setting, model.name, job := Job(problem, sample)) not in done
     )
+    if adaptive is not None:
+        jobs = adaptive.jobs(problems)
 
     def reported(chains: Iterator[Chain]) -> Iterator[Chain]:
         for chain in chains:
+            if adaptive is not None:
+                adaptive.ended(chain)
             yield chain
             if on_chain is not None:
                 on_chain(chain)
@@ -473,6 +510,86 @@ def collect(
     with closing(rollouts(setting, model, jobs)) as chains:
         store.append(reported(chains))
     return store
+
+
+@dataclass
+class _Sampled:
+    """A problem whose samples are not enough yet."""
+
+    problem: Problem
+    begun: int = 0
+    out: int = 0
+    """Samples under way, or errored: they may still become right or wrong."""
+    right: int = 0
+    wrong: int = 0
+
+
+class _Adaptive:
+    """Samples of a problem until there are enough right and wrong ones.
+
+    A sample is begun when it will be needed however those before it end. So the samples that are taken
+    are those of drawing one by one, whichever ends first and wherever a run was cut, and yet they run
+    side by side. An errored one holds its place until it is redone.
+    """
+
+    def __init__(
+        self, setting: Setting, model: str, samples: int, enough: Enough, store: ChainStore
+    ) -> None:
+        self._setting = setting
+        self._model = model
+        self._samples = samples
+        self._enough = enough
+        self._known = {
+            chain.key: chain.right_for_the_right_reason
+            for chain in store.latest()
+            if chain.outcome is not Outcome.ERRORED
+        }
+        self._open: dict[str, _Sampled] = {}
+        self._due: deque[_Sampled] = deque()
+        """Problems of which a chain has ended."""
+
+    def jobs(self, problems: Iterable[Problem]) -> Iterator[Job | None]:
+        for problem in problems:
+            yield from self._going_on()
+            yield from self._next(_Sampled(problem))
+        while True:
+            yield from self._going_on()
+            yield None
+
+    def ended(self, chain: Chain) -> None:
+        if chain.outcome is Outcome.ERRORED:
+            return
+        sampled = self._open[chain.problem_id]
+        sampled.out -= 1
+        self._count(sampled, chain.right_for_the_right_reason)
+        self._due.append(sampled)
+
+    def _going_on(self) -> Iterator[Job]:
+        while self._due:
+            yield from self._next(self._due.popleft())
+
+    def _next(self, sampled: _Sampled) -> Iterator[Job]:
+        """The samples that are needed in any case."""
+        self._open[sampled.problem.id] = sampled
+        while sampled.begun < self._samples and self._missing(sampled) > sampled.out:
+            job = Job(sampled.problem, sampled.begun)
+            sampled.begun += 1
+            right = self._known.get(chain_key(self._setting, self._model, job))
+            if right is None:
+                sampled.out += 1
+                yield job
+            else:
+                self._count(sampled, right)
+        if not sampled.out:
+            self._open.pop(sampled.problem.id, None)
+
+    def _missing(self, sampled: _Sampled) -> int:
+        return self._enough.missing(sampled.right, sampled.wrong)
+
+    @staticmethod
+    def _count(sampled: _Sampled, right: bool) -> None:
+        sampled.right += right
+        sampled.wrong += not right
 
 
 def finished(

@@ -11,6 +11,7 @@
     runs/NAME/TASK/eval/{base,teacher,control,tuned}.jsonl, .samples.jsonl, .counterfactual.jsonl
     runs/NAME/TASK/comparison.json           paired, Holm-adjusted across the tasks
     runs/NAME/TASK/stages.jsonl              the stages that are done, with their seconds
+    runs/NAME/usage.jsonl                    what models behind servers have used, for prices and caps
     runs/NAME/report.html
 
 A stage reads files and writes files; its line in `stages.jsonl` comes last. Called again, a run
@@ -24,22 +25,22 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain as joined
 from itertools import count
 from pathlib import Path
 
 from rightcall import terminal
-from rightcall.augment import augment
-from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem
+from rightcall.augment import augment, load_operation, operations_of
+from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem, seed_of
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
 from rightcall.errors import ConfigError, DataError
 from rightcall.evaluate import Selection, counterfactual_path, evaluate, samples_path, select
 from rightcall.files import read_lines, write_whole
-from rightcall.models import Sampling
+from rightcall.models import ChatModel, Sampling
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.models.weights import load_tokenizer
 from rightcall.pairs import (
@@ -198,12 +199,16 @@ def _collected(place: Place, role: str, spec: ModelSpec, settings: Collect, path
     """A model's chains on the training problems, into a file."""
     problems = place.problems("train")[: settings.problems]
     setting = place.setting(role, settings.sampling, settings.budget)
-    with open_model(spec, setting.playable(problems)) as model:
+    with _opened(place, spec, setting, problems) as model:
         had = finished(setting, model.name, problems, settings.samples, path)
         with terminal.progress(role, len(problems) * settings.samples, had) as on_chain:
-            store = collect(setting, model, problems, settings.samples, path, on_chain)
+            once = partial(
+                collect, setting, model, problems, settings.samples, path, on_chain,
+                enough=settings.enough,
+            )  # fmt: skip
+            store = once()
             if _errored(store):  # a second try, of the errored chains and nothing else
-                collect(setting, model, problems, settings.samples, path, on_chain)
+                once()
     _check_errored(store, place.settings.tolerate_errored)
     counts = Counter(store.outcomes().values())
     return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
@@ -241,6 +246,21 @@ def take_chains(place: Place, role: str, settings: Collect) -> str:
     counts = Counter(store.outcomes().values())
     said = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
     return f"{said}; {others} chains of other problems left out"
+
+
+@contextmanager
+def _opened(
+    place: Place, spec: ModelSpec, setting: Setting, problems: Iterable[Problem]
+) -> Iterator[ChatModel]:
+    """A role's model; what a server's model used is counted in the run's folder, for all of its tasks,
+    and said, however it ends."""
+    counted = place.folder.parent / "usage.jsonl"
+    with open_model(spec, setting.playable(problems), usage_path=counted) as model:
+        try:
+            yield model
+        finally:
+            if model.used:
+                terminal.say(f"{place.folder.name} {setting.source}: {model.used}")
 
 
 def _errored(store: ChainStore) -> int:
@@ -292,9 +312,14 @@ def _chains(place: Place, *files: str) -> Iterator[Chain]:
 
 def vary(place: Place) -> str:
     """Augmentation of both roles' chains: other problems with their chains, and corrupted chains."""
-    config = place.settings.augment
-    if not any(config.operations.values()):
-        return "left out"
+    asked = place.settings.augment
+    wanted = {name: ratio for name, ratio in asked.operations.items() if ratio}
+    here = {name: wanted[name] for name in wanted if _is_of(place.task, name)}
+    lacking = ", ".join(name for name in wanted if name not in here)
+    others = f"; not of this task: {lacking}" if lacking else ""
+    if not here:
+        return f"left out{others}"
+    config = asked.model_copy(update={"operations": here})
     made = augment(
         place.task,
         place.task.function_set(place.settings.functions),
@@ -306,7 +331,12 @@ def vary(place: Place) -> str:
         test=[*place.problems("validation"), *place.problems("test")],
     )
     write_whole(place.folder / "augment.json", made.model_dump_json(indent=2))
-    return f"{made.chains} chains of {made.originals} problems"
+    return f"{made.chains} chains of {made.originals} problems{others}"
+
+
+def _is_of(task: Task, operation: str) -> bool:
+    """Whether a task's chains can undergo an operation; one in a file is for all."""
+    return ":" in operation or operation in operations_of(task)
 
 
 def pair(place: Place) -> str:
@@ -411,7 +441,7 @@ def measure(role: str) -> Callable[[Place], str]:
         stores = [ChainStore(file) for file in files]
         wished = len(problems) * (1 + wanted.samples) + min(wanted.counterfactual, len(problems))
         with (
-            open_model(place.model(role), place.setting(role).playable(problems)) as model,
+            _opened(place, place.model(role), place.setting(role), problems) as model,
             terminal.progress(role, wished) as on_chain,
         ):
             result = evaluate(place.setting(role), model, problems, path, wanted, on_chain)
@@ -461,7 +491,9 @@ class Round:
     def collect(self, place: Place) -> str:
         """Chains of the best model so far."""
         path = place.round(self.number) / "chains.jsonl"
-        return _collected(place, "student", self._model(place), place.settings.collect.student, path)
+        # Seeds of its own: a model that has hardly changed would draw the same chains again.
+        drawn = replace(place, seed=seed_of("round", self.number, place.seed))
+        return _collected(drawn, "student", self._model(place), place.settings.collect.student, path)
 
     def pair(self, place: Place) -> str:
         """Pairs of these chains, and of the teacher's where `pairs.sources_chosen` asks for them."""
@@ -543,6 +575,7 @@ def run_all(config: RunConfig, root: str | Path = "runs", *, fresh: bool = False
     """
     folder = Path(root) / config.name
     tasks = {name: load_task(place.task, **place.options) for name, place in config.tasks.items()}
+    _check_operations(config, tasks)
     if fresh:
         _set_aside(folder)
     with _claimed(folder, config):
@@ -572,6 +605,17 @@ def _check_student(place: Place) -> None:
     `ConfigError` for a model without weights here, `RenderingError` for a template of no use."""
     if "train dpo" not in place.done():
         Renderer(load_tokenizer(place.settings.models.student.weights)).check()
+
+
+def _check_operations(config: RunConfig, tasks: Mapping[str, Task]) -> None:
+    """Is every operation of augmentation there? Asked before anything is done. One that only another
+    task of the run has is passed over by the tasks that lack it. Raises `ConfigError` or
+    `DefinitionError`."""
+    known = {operation for task in tasks.values() for operation in operations_of(task)}
+    for name, task in tasks.items():
+        for operation, ratio in config.tasks[name].augment.operations.items():
+            if ratio and operation not in known:
+                load_operation(task, operation)
 
 
 def _run_task(place: Place) -> None:

@@ -65,6 +65,8 @@ class AugmentReport(Frozen):
     operations: dict[str, Tally]
     originals: int
     """Problems with chains that were given."""
+    passed_over: dict[str, int] = Field(default_factory=dict)
+    """Why given chains were not used, the most frequent first."""
 
     @property
     def chains(self) -> int:
@@ -75,16 +77,24 @@ class AugmentReport(Frozen):
         from rich.table import Table
 
         table = Table(title=f"Made of {self.originals} problems")
-        for name in ("operation", "asked", "made", "right chains", "wrong chains", "rejected most for"):
-            table.add_column(name, justify="left" if name.startswith(("op", "rej")) else "right")
+        table.add_column("operation")
+        for name in ("asked", "made", "right chains", "wrong chains", "left out"):
+            table.add_column(name, justify="right")
+        table.add_column("rejected most for")
         for name, tally in self.operations.items():
-            most = ", ".join(f"{why} ({n})" for why, n in list(tally.rejected.items())[:3])
-            counts = (tally.asked, tally.problems, tally.right, tally.wrong)
-            table.add_row(name, *map(str, counts), most)
+            left_out = sum(tally.left_out.values())
+            counts = (tally.asked, tally.problems, tally.right, tally.wrong, left_out)
+            table.add_row(name, *map(str, counts), _reasons(tally.rejected))
+        if self.passed_over:
+            table.caption = f"Chains passed over: {_reasons(self.passed_over)}"
         return table
 
     def __rich__(self) -> Table:
         return self.table()
+
+
+def _reasons(counts: Mapping[str, int], most: int = 3) -> str:
+    return ", ".join(f"{why} ({number})" for why, number in list(counts.items())[:most])
 
 
 # --- one problem ----------------------------------------------------------------------------------
@@ -122,19 +132,27 @@ def original_of(
     given = list(chains)
     if not given and (gold := task.gold(problem, functions)):
         given = [play(task, functions, problem, gold)]
-    usable = [c for c in given if c.outcome is not Outcome.ERRORED and c.steps and not c.maybe_cut]
+    usable = [chain for chain in given if _unusable(chain) is None]
     usable.sort(key=lambda chain: (not chain.right_for_the_right_reason, chain.key))
     return Original(task, functions, problem, tuple(usable))
 
 
+def _unusable(chain: Chain) -> str | None:
+    """Why nothing can be made of a chain."""
+    if chain.outcome is Outcome.ERRORED:
+        return "errored"
+    return None if chain.steps and not chain.maybe_cut else "cut within a reply, or without one"
+
+
 def carry_out(
-    original: Original, name: str, operation: Operation, rng: Random, number: int = 1
+    original: Original, name: str, operation: Operation, rng: Random, number: int | str = 1
 ) -> Made:
-    """The variant that an operation proposes, its chains executed and judged.
+    """The variant that an operation proposes, its chains executed and judged. `number` tells its
+    problem from other variants by the same operation.
 
     Raises `Rejected` if it proposes none or execution does not bear it out: the task refutes the
-    label, a right chain comes out wrong, nothing has changed, or what should be wrong is right. Raises
-    `DefinitionError` if the operation fails.
+    label or nothing shows it, a right chain comes out wrong, nothing has changed, or what should be
+    wrong is right. Raises `DefinitionError` if the operation fails or gives something else.
     """
     variant = _proposed(original, name, operation, rng)
     problem = original.problem
@@ -147,13 +165,17 @@ def carry_out(
     chains = tuple(_executed(original, variant, problem, name))
     if not chains:
         raise Rejected("no chain could be carried over")
-    kept = _still_wrong(chains) if variant.corrupts else _borne_out(original, chains)
+    if variant.corrupts:
+        return Made(problem, _still_wrong(chains), variant.left_out)
+    kept = _borne_out(original, chains)
+    if proved is None and not _label_shown(original, variant, problem, kept):
+        raise Rejected("nothing shows that the label is right")
     return Made(problem, kept, variant.left_out)
 
 
 def _proposed(original: Original, name: str, operation: Operation, rng: Random) -> Variant:
     try:
-        return operation(original, rng)
+        made: object = operation(original, rng)
     except Rejected:
         raise
     except Exception as error:
@@ -162,9 +184,34 @@ def _proposed(original: Original, name: str, operation: Operation, rng: Random) 
             value=f"{type(error).__name__}: {error}",
             remedy="It raises Rejected(reason) where it makes nothing of a problem.",
         ) from error
+    if not isinstance(made, Variant):
+        raise DefinitionError(
+            f"operation {name} gave no Variant of problem {original.problem.id}",
+            value=type(made).__name__,
+            remedy="It returns a rightcall.augment.Variant, or raises Rejected(reason).",
+        )
+    _check_replies(original, name, made)
+    return made
 
 
-def _placed(original: Original, variant: Variant, name: str, number: int) -> Problem:
+def _check_replies(original: Original, name: str, variant: Variant) -> None:
+    known = {chain.key for chain in original.chains}
+    for key, replies in variant.replies.items():
+        if key not in known:
+            raise DefinitionError(
+                f"operation {name} gave replies of a chain that problem {original.problem.id} has not",
+                value=key,
+                remedy="Variant.replies goes by the keys of original.chains.",
+            )
+        if isinstance(replies, str) or not all(isinstance(reply, str) for reply in replies):
+            raise DefinitionError(
+                f"operation {name} gave replies of problem {original.problem.id} that are no texts",
+                value=replies,
+                remedy="Variant.replies has a list of texts for each chain.",
+            )
+
+
+def _placed(original: Original, variant: Variant, name: str, number: int | str) -> Problem:
     """The variant's problem with an id and an origin of its own."""
     old, new = original.problem, variant.problem
     same = (new.question, new.answer) == (old.question, old.answer)
@@ -195,7 +242,9 @@ def _executed(original: Original, variant: Variant, problem: Problem, name: str)
         job = Job(problem, number, origin=origin)
         model = f"{old.model}~{name}" if variant.corrupts else old.model
         player = Replay({chain_key(setting, model, job): replies}, name=model)
-        yield next(rollouts(setting, player, [job]))
+        chain = next(rollouts(setting, player, [job]))
+        # `chain_key` knows nothing of replies, and several variants may be of one problem.
+        yield chain.model_copy(update={"key": digest(chain.key, *replies)})
 
 
 def _still_wrong(chains: Iterable[Chain]) -> tuple[Chain, ...]:
@@ -212,6 +261,21 @@ def _borne_out(original: Original, chains: tuple[Chain, ...]) -> tuple[Chain, ..
         if chain.origin.parent in right and not chain.right_for_the_right_reason:
             raise Rejected("a right chain comes out wrong")
     return chains
+
+
+def _label_shown(
+    original: Original, variant: Variant, problem: Problem, chains: Iterable[Chain]
+) -> bool:
+    """Whether a label that the task cannot prove is the original's, or is what a right chain or the
+    variant's gold chain leads to."""
+    old = original.problem
+    if (problem.question, problem.answer) == (old.question, old.answer):
+        return True
+    if any(chain.right_for_the_right_reason for chain in chains):
+        return True
+    functions = variant.functions or original.functions
+    gold = original.task.gold(problem, functions)
+    return bool(gold) and play(original.task, functions, problem, gold).right_for_the_right_reason
 
 
 # --- many problems --------------------------------------------------------------------------------
@@ -283,13 +347,15 @@ def variants(
     for original in originals:
         seen: set[str] = set()
         for name, ratio in config.operations.items():
+            if not ratio:
+                continue
             count, operation = counts[name], load_operation(original.task, name)
             rng = Random(seed_of("augment", config.seed, name, original.problem.id))
             wanted = int(ratio) + (rng.random() < ratio % 1)
             for number in range(1, wanted + 1):
                 count.asked += 1
                 try:
-                    made = carry_out(original, name, operation, rng, number)
+                    made = carry_out(original, name, operation, rng, f"{config.seed}.{number}")
                     _check_new(made, seen, forbidden)
                 except Rejected as reason:
                     count.rejected[str(reason)] += 1
@@ -322,22 +388,35 @@ def augment(
     """Variants of the problems that have chains: their chains into `out`, and the problems themselves
     into `problems_out`. Both files appear whole or not at all.
 
-    Chains of problems that are not given are passed over. Raises `DataError` if a problem is a relative
-    of a test problem; a variant that asks a test question is rejected.
+    Chains of problems that are not given are passed over, and counted. Raises `DataError` if no chain
+    is left, or if a problem is a relative of a test problem; a variant that asks a test question is
+    rejected.
     """
     held = list(test)
     asked = {normalised(problem.question) for problem in held}
     roots = {problem.root for problem in held}
     known = {problem.id: problem for problem in problems}
     _check_relatives(known.values(), roots)
-    for name in config.operations:
-        load_operation(task, name)
+    for name, ratio in config.operations.items():
+        if ratio:
+            load_operation(task, name)
     counts = {name: _Count() for name in config.operations}
+    passed_over: Counter[str] = Counter()
     originals = 0
     with ByProblem() as kept:
         for chain in chains:
-            if chain.task == task.name and chain.problem_id in known and chain.source != CORRUPTED:
-                kept.put(chain)
+            why = _passed_over(chain, task, functions, known)
+            if why is None and not kept.put(chain):
+                why = "given twice"
+            if why is not None:
+                passed_over[why] += 1
+        if not kept.problems():
+            raise DataError(
+                f"no chain can be augmented: none is of one of the {len(known)} problems",
+                value=dict(passed_over),
+                remedy="Give the task, options, split, number of problems and seed that they were "
+                "collected with, or a file of their problems.",
+            )
 
         def given() -> Iterator[Original]:
             nonlocal originals
@@ -352,8 +431,27 @@ def augment(
         )
         _write(made, Path(out), Path(problems_out) if problems_out else None)
     return AugmentReport(
-        operations={name: count.tally() for name, count in counts.items()}, originals=originals
+        operations={name: count.tally() for name, count in counts.items()},
+        originals=originals,
+        passed_over=dict(passed_over.most_common()),
     )
+
+
+def _passed_over(
+    chain: Chain, task: Task, functions: FunctionSet, known: Mapping[str, Problem]
+) -> str | None:
+    """Why a given chain is not used."""
+    if chain.task != task.name:
+        return "of another task"
+    if (problem := known.get(chain.problem_id)) is None:
+        return "of a problem that is not given"
+    if chain.prompt[-1]["content"] != problem.question:
+        return "of another question under a problem's id"
+    if chain.source == CORRUPTED:
+        return "corrupted before"
+    if chain.renamed != functions.task_names:
+        return "of functions under other names"
+    return _unusable(chain)
 
 
 def _check_relatives(problems: Iterable[Problem], roots: set[str]) -> None:

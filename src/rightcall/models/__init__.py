@@ -63,6 +63,11 @@ class ChatModel(ABC):
 
     name: str
     capacity: int = 1
+    stopped: ModelError | None = None
+    """Why it takes no further chain, if it does not: a cap is reached, a key is refused. What a request
+    is answered with then; a collection ends with it as soon as the chains under way have ended."""
+    used: str = ""
+    """What it has used so far in a line, where that is counted."""
 
     @abstractmethod
     def submit(self, request: Request) -> None:

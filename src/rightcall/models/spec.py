@@ -21,6 +21,7 @@ from rightcall.chain import Frozen, Problem
 from rightcall.errors import ConfigError
 from rightcall.models import ChatModel
 from rightcall.models.url import checked_url
+from rightcall.models.usage import Cap, Price
 from rightcall.settings import without_user
 
 TINY = "tiny:"
@@ -32,7 +33,10 @@ IN_VLLM = "vllm:"
 ONLY: dict[str, set[str]] = {
     "local": {"device", "threads", "quantization", "constrained"},
     "vllm": {"engine"},
-    "openai": {"base_url", "api_key_env", "timeout", "max_retries", "length_field", "extra"},
+    "openai": {
+        *("base_url", "api_key_env", "timeout", "max_retries", "length_field", "extra"),
+        *("served_as", "cache", "price", "cap"),
+    },
     "gold": set(),
 }
 """Settings that make sense for one kind of backend alone."""
@@ -81,11 +85,34 @@ class ModelSpec(Frozen):
     """The environment variable that holds the key; the key itself never stands in a file. Default:
     OPENAI_API_KEY for OpenAI's own service, and no key for any other `base_url`."""
     timeout: float = Field(120.0, gt=0)
-    """Seconds without an answer before an attempt is given up."""
+    """Seconds that an attempt may take."""
     max_retries: int = Field(5, ge=0)
+    """Attempts after the first."""
     length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further fields of each request's body."""
+    served_as: str | None = None
+    """The name that the server gives the model in its replies, if it is another one; "*" for any."""
+    cache: bool | None = None
+    """Keep replies on disk, so that the same request with the same seed is not paid for twice. Default:
+    for what is paid for (OpenAI's own service, and any model with a price); elsewhere other weights may
+    stand behind the same name tomorrow."""
+    price: Price | None = None
+    """Money per million tokens."""
+    cap: Cap | None = None
+    """Tokens and money that may be used in all, in this run and its resumptions."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether replies are kept."""
+        paid = self.kind == "openai" and (self.base_url is None or self.price is not None)
+        return paid if self.cache is None else self.cache
+
+    @model_validator(mode="after")
+    def _priced(self) -> ModelSpec:
+        if self.cap is not None and self.cap.money is not None and self.price is None:
+            raise ValueError("a cap on money needs a price")
+        return self
 
     @field_validator("base_url")
     @classmethod
@@ -163,8 +190,11 @@ def _shorthand(text: str) -> dict[str, Any]:
     return {"kind": "local", "model": text}
 
 
-def open_model(spec: ModelSpec | str, problems: Iterable[Problem] = ()) -> ChatModel:
-    """Open a backend. `problems` are what a gold player can play.
+def open_model(
+    spec: ModelSpec | str, problems: Iterable[Problem] = (), *, usage_path: Path | None = None
+) -> ChatModel:
+    """Open a backend. `problems` are what a gold player can play; `usage_path` is a file that counts
+    what a server's model uses over processes, for its cap.
 
     Raises `ConfigError` if it cannot be opened; a server is not contacted before the first request.
     """
@@ -186,6 +216,11 @@ def open_model(spec: ModelSpec | str, problems: Iterable[Problem] = ()) -> ChatM
             max_retries=spec.max_retries,
             length_field=spec.length_field,
             extra=spec.extra,
+            served_as=spec.served_as,
+            cache=spec.cached,
+            price=spec.price,
+            cap=spec.cap,
+            usage_path=usage_path,
         )
     model = _in_vllm(spec) if spec.kind == "vllm" else _local(spec)
     if spec.name is None:  # a shipped model is known by its short name, wherever it is installed

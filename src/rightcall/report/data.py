@@ -6,7 +6,8 @@ TASK/eval/ROLE.jsonl                greedy chains; beside them what `evaluate` w
                                     .circumstances.json, .counterfactual.jsonl
 TASK/pairs.json                     statistics of the pair set
 TASK/train/STAGE/metrics.jsonl      one object per logged step
-TASK/selection.json                 which checkpoint was kept
+TASK/selection.json                 which checkpoint was kept, of each training and on-policy round
+TASK/augment.json                   what augmentation made
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rightcall.augment import AugmentReport
 from rightcall.chain import JSON, Chain, Problem
 from rightcall.compare import Comparison, across_tasks, compare
 from rightcall.errors import DataError
@@ -63,10 +65,21 @@ class TaskData:
     pairs: Row | None = None
     selections: Mapping[str, Selection] = field(default_factory=dict)
     """Training stage → the checkpoint chosen for it."""
+    augmented: AugmentReport | None = None
+    """What augmentation made; None if there was none."""
     missing: tuple[str, ...] = ()
     """Parts of the folder that are not there, as paths inside it."""
     notes: tuple[str, ...] = ()
     """What a reader must know: parts that could not be read, compared, or were left out."""
+
+    @property
+    def rounds(self) -> dict[str, Selection]:
+        """The first DPO training and the on-policy rounds after it, in order; empty if there is no
+        round."""
+        found = {n: made for name, made in self.selections.items() if (n := _round(name)) is not None}
+        return (
+            {("round " + str(n) if n else "dpo"): found[n] for n in sorted(found)} if any(found) else {}
+        )
 
     def question(self, problem_id: str) -> str:
         """The problem's question, from a chain's prompt if the problems are not at hand."""
@@ -132,6 +145,7 @@ def load_task_data(folder: Path, budgets: Sequence[int] = BUDGETS) -> TaskData:
         metrics={s: rows for s, rows in metrics.items() if rows},
         pairs=_object(folder / "pairs.json", notes),
         selections=_selections(folder / "selection.json", notes),
+        augmented=_augmented(folder / "augment.json", notes),
         missing=_missing(folder),
         notes=tuple(notes),
     )
@@ -225,6 +239,25 @@ def _selections(path: Path, notes: list[str]) -> dict[str, Selection]:
     except ValidationError as error:
         notes.append(f"{path.name} cannot be read: {str(error).splitlines()[0]}")
         return {}
+
+
+def _round(name: str) -> int | None:
+    """Which on-policy round a training is, 0 for the one before the first; None for any other."""
+    if name == "dpo":
+        return 0
+    number = name.removeprefix("round ")
+    return int(number) if number != name and number.isdecimal() else None
+
+
+def _augmented(path: Path, notes: list[str]) -> AugmentReport | None:
+    table = _object(path, notes)
+    if table is None:
+        return None
+    try:
+        return AugmentReport.model_validate(table)
+    except ValidationError as error:
+        notes.append(f"{path.name} cannot be read: {str(error).splitlines()[0]}")
+        return None
 
 
 def _missing(folder: Path) -> tuple[str, ...]:

@@ -106,6 +106,9 @@ class View:
     by_difficulty: Markup | None
     endings: Markup | None
     failures: Markup | None
+    by_round: Markup | None
+    kept_round: str
+    """The best of `data.rounds` on the validation problems: of equals the first."""
     curves: Mapping[str, Markup]
     ending_counts: Mapping[str, Mapping[str, int]]
     examples: Examples | None
@@ -166,6 +169,7 @@ def _view(task: TaskData, index: int, examples: int) -> View:
     some = next((c for chains in task.chains.values() for c in chains.values()), None)
     figure = Markup
     failing = {r: e for r, e in made.items() if r in ("base", "tuned")} or made
+    rounds = {name: made.kept for name, made in task.rounds.items()}
     curves = {s: plots.curves(f"{anchor}-{s}", rows) for s, rows in task.metrics.items()}
     return View(
         data=task,
@@ -176,6 +180,8 @@ def _view(task: TaskData, index: int, examples: int) -> View:
         endings=figure(plots.endings(f"{anchor}-endings", shares)) if made else None,
         failures=figure(plots.failures(f"{anchor}-failures", failing))
         if any(e.failures for e in failing.values()) else None,
+        by_round=figure(plots.by_round(f"{anchor}-rounds", rounds)) if rounds else None,
+        kept_round=max(rounds, key=lambda name: rounds[name].right_reason.value, default=""),
         curves={s: figure(svg) for s, svg in curves.items() if svg},
         ending_counts=counts,
         examples=pick(task, examples),

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rightcall.chain import JSON, Chain, Outcome, StopReason
-from rightcall.evaluate import Evaluation
+from rightcall.evaluate import Candidate, Evaluation
 from rightcall.report.text import bounded
 
 ENDINGS = {
@@ -112,6 +112,31 @@ def accuracy(name: str, evaluations: Mapping[str, Evaluation]) -> str:
         axes.tick_params(axis="y", length=0)
 
     return drawn(name, (4.7, 0.62 + 0.62 * len(evaluations)), draw)
+
+
+def by_round(name: str, kept: Mapping[str, Candidate]) -> str:
+    """Right for the right reason and accuracy of the model that each round kept, with intervals."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for shift, rates, role in (
+            (-0.05, [one.right_reason for one in kept.values()], "tuned"),
+            (0.05, [one.accuracy for one in kept.values()], "other"),
+        ):
+            x = [index + shift for index in range(len(rates))]
+            y = [rate.value for rate in rates]
+            low = [max(0.0, rate.value - rate.low) for rate in rates]
+            high = [max(0.0, rate.high - rate.value) for rate in rates]
+            _, _, bars = axes.errorbar(x, y, yerr=[low, high], color=_MARKERS[role], marker="o", ms=4.5)
+            for bar in bars:
+                bar.set_alpha(0.45)
+        axes.set_xticks(range(len(kept)), list(kept))
+        axes.set_xlim(-0.5, len(kept) - 0.5)
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="x", visible=False)
+
+    return drawn(name, (4.7, 2.6), draw)
 
 
 def by_difficulty(name: str, evaluations: Mapping[str, Evaluation], view: str) -> str:

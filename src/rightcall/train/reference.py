@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from rightcall import files
 from rightcall.rendering import Rendered
 from rightcall.train.data import Row
 
@@ -80,10 +81,8 @@ class ReferenceCache:
 
 
 def cache_folder() -> Path:
-    """`$RIGHTCALL_CACHE`, or `rightcall` where the user's caches are."""
-    own = os.environ.get("RIGHTCALL_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own) if own else Path(shared) / "rightcall") / "reference"
+    """Where precomputed values are kept."""
+    return files.cache_folder() / "reference"
 
 
 @dataclass

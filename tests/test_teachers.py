@@ -1,0 +1,578 @@
+"""A teacher behind a server: faults, a cache, a cap, and what a collection will cost.
+
+The server solves sums, some of them wrongly, as the seed of a request says: the same request has the
+same reply, whatever befalls the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rightcall.chain import Chain, ChainStore, Outcome, Problem
+from rightcall.config import differing_keys, resolve
+from rightcall.errors import CapReached, ConfigError, ModelError
+from rightcall.estimate import FEW, estimate, estimate_run, expected_samples
+from rightcall.models import Reply, Request, Sampling
+from rightcall.models.openai_compatible import OpenAICompatible
+from rightcall.models.replies import MAX_LINE, ReplyCache, request_key
+from rightcall.models.spec import ModelSpec, open_model
+from rightcall.models.usage import Cap, Ledger, Price, Usage
+from rightcall.rollout import Budget, Enough, Setting, collect
+from rightcall.run import Place, collect_role, write_problems
+from toys import Played, SumTask
+
+SUMS = str(Path(__file__).with_name("toys.py")) + ":SumTask"
+KEY = "sk-very-secret-value"
+PROMPT_TOKENS, COMPLETION_TOKENS = 40, 10
+"""Of every reply, as the server counts."""
+
+Fault = Callable[["Handler"], None]
+
+
+Befalls = Callable[[bytes, int], Fault | None]
+"""Of a request's body and the number of the attempt."""
+
+
+class Teacher(ThreadingHTTPServer):
+    """Solves sums; `fault` says what befalls an attempt instead, if anything does."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self, fault: Callable[[bytes, int], Fault | None] = lambda body, attempt: None
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.fault = fault
+        self.attempts: Counter[bytes] = Counter()
+        self.faults = 0
+        self.replies = 0
+        self.lock = threading.Lock()
+        self.stopping = threading.Event()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def __exit__(self, *exc: object) -> None:
+        self.stopping.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is part of the play."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Teacher
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.asked: dict[str, Any] = json.loads(body)
+        with self.server.lock:
+            self.server.attempts[body] += 1
+            fault = self.server.fault(body, self.server.attempts[body])
+            self.server.faults += fault is not None
+            self.server.replies += fault is None
+        (fault or solves)(self)
+
+    def send(self, body: str, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def completion(text: str, model: str = "m", finish: str = "stop") -> str:
+    usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS}
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    details = {"prompt_tokens_details": {"cached_tokens": PROMPT_TOKENS // 4}}
+    return json.dumps({"model": model, "choices": [choice], "usage": {**usage, **details}})
+
+
+def solves(handler: Handler) -> None:
+    """Adds, then stops with the sum or, where the seed says so, with another number."""
+    last = handler.asked["messages"][-1]["content"]
+    if last.startswith("What"):
+        a, b = last[8:-1].split(" + ")
+        handler.send(completion(f"add({a}, {b})"))
+    else:
+        handler.send(completion(f'stop("{int(last) + (handler.asked["seed"] % 3 == 0)}")'))
+
+
+def hangs(handler: Handler) -> None:
+    handler.server.stopping.wait(20)
+
+
+def cuts(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"id":')
+    handler.close_connection = True
+
+
+FAULTS: tuple[Fault, ...] = (
+    lambda handler: handler.send("{}", 429, retry_after="0.02"),
+    lambda handler: handler.send("{}", 429),
+    lambda handler: handler.send("oh", 500),
+    lambda handler: handler.send("{garbage"),
+    lambda handler: handler.send(completion("stop('0')", model="another")),
+    lambda handler: handler.send(completion("stop('0')", finish="content_filter")),
+    lambda handler: handler.send(completion("stop('0')", finish="error")),
+    lambda handler: handler.send('{"choices": []}'),
+    cuts,
+    hangs,
+)
+
+
+def faulty(share: float) -> Befalls:
+    """A share of the attempts fails, by a hash of the request and the number of the attempt."""
+
+    def fault(body: bytes, attempt: int) -> Fault | None:
+        drawn = int.from_bytes(hashlib.sha256(body + bytes([attempt])).digest()[:8], "big")
+        return FAULTS[drawn % len(FAULTS)] if (drawn >> 16) % 1000 < 1000 * share else None
+
+    return fault
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rightcall.models.openai_compatible.FIRST_WAIT", 0.01)
+
+
+def setting(source: str = "teacher", seed: int = 0) -> Setting:
+    task = SumTask()
+    sampling = Sampling(temperature=1.0, max_tokens=COMPLETION_TOKENS)
+    return Setting(task, task.function_set(), source, sampling, Budget(steps=4), seed)
+
+
+def problems(count: int = 10) -> list[Problem]:
+    return list(SumTask().problems("train", count))
+
+
+def told(store: ChainStore) -> dict[str, object]:
+    """What chains say, but for how long they took."""
+    return {chain.key: chain.model_copy(update={"seconds": 0.0}) for chain in store.latest()}
+
+
+def collected(url: str, path: Path, count: int = 10, samples: int = 4, **options: Any) -> ChainStore:
+    with OpenAICompatible("m", url, capacity=8, timeout=0.5, **options) as model:
+        return collect(setting(), model, problems(count), samples, path)
+
+
+def test_a_server_that_fails_three_times_in_ten_gives_the_chains_of_a_healthy_one(
+    tmp_path: Path,
+) -> None:
+    with Teacher() as server:
+        healthy = told(collected(server.url, tmp_path / "healthy.jsonl"))
+    with Teacher(faulty(0.3)) as server:
+        for _ in range(6):
+            store = collected(server.url, tmp_path / "faulty.jsonl")
+            for key, chain in told(store).items():
+                assert isinstance(chain, Chain)
+                assert chain.outcome is Outcome.ERRORED or chain == healthy[key]
+            if Outcome.ERRORED not in store.outcomes().values():
+                break
+        assert server.faults > 20
+    assert told(store) == healthy
+    assert Counter(store.outcomes().values()).keys() == {Outcome.CORRECT, Outcome.INCORRECT}
+
+
+def test_no_thread_and_no_request_outlives_the_model() -> None:
+    with Teacher(lambda body, attempt: hangs) as server:
+        model = OpenAICompatible("m", server.url, capacity=4)
+        for name in "abcdef":
+            model.submit(Request(chain=name, messages=({"role": "user", "content": "What is 1 + 1?"},)))
+        while sum(server.attempts.values()) < 4:
+            time.sleep(0.01)
+        model.release("a")
+        model.close()
+        assert not [t for t in threading.enumerate() if t.name == "rightcall-requests"]
+        assert sum(server.attempts.values()) <= 5  # "e" may have begun when "a" made room
+
+
+def test_a_refused_key_ends_a_collection_at_once(tmp_path: Path) -> None:
+    with Teacher(lambda body, attempt: lambda handler: handler.send("{}", 401)) as server:
+        with pytest.raises(ModelError, match="answered 401"):
+            collected(server.url, tmp_path / "chains.jsonl", count=100)
+        assert sum(server.attempts.values()) <= 8
+    assert len(list(ChainStore(tmp_path / "chains.jsonl"))) <= 8
+
+
+def test_a_server_that_is_gone_ends_a_collection_rather_than_every_chain_of_it(tmp_path: Path) -> None:
+    with Teacher(lambda body, attempt: lambda handler: handler.send("{}", 500)) as server:
+        with pytest.raises(ModelError, match="answered 500"):
+            collected(server.url, tmp_path / "chains.jsonl", count=100, max_retries=1)
+        assert len(server.attempts) < 40
+
+
+# --- the cache -------------------------------------------------------------------------------------
+
+
+def test_the_same_chains_are_not_paid_for_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with Teacher() as server:
+        options: dict[str, Any] = {"cache": True, "api_key_env": "MY_KEY", "extra": {"user": "someone"}}
+        first = collected(server.url, tmp_path / "a.jsonl", **options)
+        paid = server.replies
+        assert told(collected(server.url, tmp_path / "b.jsonl", **options)) == told(first)
+        assert server.replies == paid
+        collected(server.url, tmp_path / "c.jsonl", cache=True, extra={"top_k": 4})
+        assert server.replies == 2 * paid
+    (file,) = Path(os.environ["RIGHTCALL_CACHE"]).glob("replies/*.jsonl")
+    kept = file.read_text()
+    assert kept.count("\n") == 2 * paid
+    assert not any(secret in kept for secret in (KEY, "someone", "What is", "127.0.0.1"))
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_two_writers_of_a_cache_read_each_other_and_a_cut_line_costs_only_itself(
+    tmp_path: Path,
+) -> None:
+    one, other = (ReplyCache(tmp_path / "cache", "http://server", "m") for _ in range(2))
+    keys = [request_key("http://server", str(number).encode()) for number in range(4)]
+    one.put(keys[0], Reply(text="zero"))
+    assert other.get(keys[0]) == Reply(text="zero")
+    with one.path.open("ab") as file:
+        file.write(b'{"key":"' + keys[1].encode())
+    other.put(keys[2], Reply(text="two", finish_reason="length"))
+    assert one.get(keys[1]) is None
+    assert one.get(keys[2]) == Reply(text="two", finish_reason="length")
+    other.put(keys[3], Reply(text="x" * MAX_LINE))
+    assert one.get(keys[3]) is None
+    one.close()
+    other.close()
+    with pytest.raises(ConfigError, match="cannot be kept"):
+        ReplyCache(one.path, "http://server", "m")
+
+
+def test_what_is_paid_for_is_cached_unless_it_is_said_otherwise() -> None:
+    price = {"price": {"prompt": 1, "completion": 2}}
+    assert ModelSpec.parse("openai#m").cached
+    assert ModelSpec.parse("http://host/v1#m", **price).cached
+    assert not ModelSpec.parse("http://host/v1#m").cached
+    assert not ModelSpec.parse("openai#m", cache=False).cached
+
+
+# --- usage and the cap -----------------------------------------------------------------------------
+
+
+def test_money_counts_what_the_server_had_cached_at_its_own_price() -> None:
+    used = Usage(requests=1, prompt_tokens=1_000_000, cached_tokens=400_000, completion_tokens=200_000)
+    assert Price(prompt=2, cached=1, completion=10).of(used) == pytest.approx(1.2 + 0.4 + 2.0)
+    assert Price(prompt=2, completion=10).of(used) == pytest.approx(4.0)
+    assert used.described(Price(prompt=2, completion=10)) == (
+        "1 requests, 1,000,000 prompt tokens (400,000 cached), 200,000 completion tokens, cost 4.0000"
+    )
+
+
+def test_usage_is_counted_over_processes(tmp_path: Path) -> None:
+    path = tmp_path / "usage.jsonl"
+    with Teacher() as server:
+        for count in (3, 5):
+            collected(server.url, tmp_path / "chains.jsonl", count=count, samples=1, usage_path=path)
+        collected(server.url, tmp_path / "o.jsonl", count=1, samples=1, name="n", usage_path=path)
+    with path.open("ab") as file:
+        file.write(b'\n{"model":"m","usage":{"requ')
+    assert Ledger("m", path).total == Usage(
+        requests=10,
+        prompt_tokens=10 * PROMPT_TOKENS,
+        cached_tokens=10 * PROMPT_TOKENS // 4,
+        completion_tokens=10 * COMPLETION_TOKENS,
+    )
+
+
+def test_a_cap_stops_a_collection_that_goes_on_when_it_is_raised(tmp_path: Path) -> None:
+    path, usage = tmp_path / "chains.jsonl", tmp_path / "usage.jsonl"
+    price = Price(prompt=10, completion=20)
+    most = 30 * price.of(Usage(prompt_tokens=PROMPT_TOKENS, completion_tokens=COMPLETION_TOKENS))
+    with Teacher() as server:
+        options: dict[str, Any] = {"cache": True, "price": price, "usage_path": usage}
+        with pytest.raises(CapReached, match=r"cap of 0\.018 of money is reached.*raise cap"):
+            collected(server.url, path, cap=Cap(money=round(most, 6)), **options)
+        assert 15 <= server.replies <= 30
+        assert price.of(Ledger("m", usage).total) <= most
+        ended = Counter(ChainStore(path).outcomes().values())
+        assert ended[Outcome.ERRORED] <= 8
+        with pytest.raises(CapReached):  # what was spent before counts
+            collected(server.url, path, cap=Cap(money=round(most, 6)), **options)
+        assert server.replies <= 30
+        store = collected(server.url, path, cap=Cap(money=10 * most), **options)
+        assert server.replies == 80
+        assert max(server.attempts.values()) == 1
+    with Teacher() as server:
+        assert told(store).keys() == told(collected(server.url, tmp_path / "free.jsonl")).keys()
+    assert Outcome.ERRORED not in store.outcomes().values()
+
+
+def test_a_cap_on_tokens_needs_no_price_and_one_on_money_does() -> None:
+    ModelSpec.parse("http://host/v1#m", cap={"tokens": 5})
+    with pytest.raises(ConfigError, match="a cap on money needs a price"):
+        ModelSpec.parse("http://host/v1#m", cap={"money": 5})
+    with pytest.raises(ConfigError, match="belongs to kind = 'openai'"):
+        ModelSpec.parse("tiny:teacher", cap={"tokens": 5})
+    with pytest.raises(ValidationError):
+        Cap(tokens=0)
+
+
+def test_a_run_goes_on_with_another_cap_but_not_with_another_model() -> None:
+    def run(**teacher: object) -> Any:
+        spec = {"kind": "openai", "base_url": "http://host/v1", "model": "m", **teacher}
+        return resolve({"name": "x", "models": {"teacher": spec}, "tasks": {"tiny-math": {}}})
+
+    raised = run(cap={"tokens": 5}, price={"prompt": 1.0, "completion": 1.0}, timeout=9.0, capacity=3)
+    assert differing_keys(run(), raised) == ()
+    assert differing_keys(run(), run(model="n")) == ("tasks.tiny-math.models.teacher.model",)
+
+
+# --- adaptive sampling -----------------------------------------------------------------------------
+
+
+def by_seed(request: Request) -> str:
+    """Right, or wrong where the seed of the chain says so."""
+    last = request.messages[-1]["content"]
+    a, b = last[8:-1].split(" + ")
+    return f'stop("{int(a) + int(b) + (request.seed % 3 == 0)}")'
+
+
+class Answering(SumTask):
+    """The process is not judged."""
+
+    def judge(self, problem: Problem, chain: Chain) -> Any:
+        return chain.judgement
+
+
+def answering() -> Setting:
+    task = Answering()
+    return Setting(task, task.function_set(), "teacher", Sampling(temperature=1.0))
+
+
+def one_by_one(store: ChainStore, enough: Enough, samples: int) -> set[tuple[str, int]]:
+    """The chains that sampling one after another would have taken, of a file that has all."""
+    right = {(c.problem_id, c.sample): c.outcome is Outcome.CORRECT for c in store.latest()}
+    taken = set()
+    for name in {problem for problem, _ in right}:
+        ends: list[bool] = []
+        while len(ends) < samples and enough.missing(sum(ends), len(ends) - sum(ends)):
+            taken.add((name, len(ends)))
+            ends.append(right[name, len(ends)])
+    return taken
+
+
+def taken(store: ChainStore) -> set[tuple[str, int]]:
+    return {(chain.problem_id, chain.sample) for chain in store.latest()}
+
+
+@given(
+    right=st.integers(0, 3),
+    wrong=st.integers(0, 3),
+    samples=st.integers(1, 8),
+    capacity=st.integers(1, 20),
+    kills=st.lists(st.integers(1, 9), max_size=3),
+)
+def test_adaptive_samples_are_those_of_drawing_one_by_one_wherever_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory,
+    right: int,
+    wrong: int,
+    samples: int,
+    capacity: int,
+    kills: list[int],
+) -> None:
+    folder = tmp_path_factory.mktemp("adaptive")
+    enough, asked = Enough(right=right, wrong=wrong), problems(4)
+    everything = collect(answering(), Played(by_seed, capacity=5), asked, samples, folder / "all")
+    for kill in kills:
+        seen = itertools.count(1)
+
+        def dies(chain: Chain, seen: Iterator[int] = seen, kill: int = kill) -> None:
+            if next(seen) == kill:
+                raise KeyboardInterrupt
+
+        model = Played(by_seed, capacity=capacity)
+        with contextlib.suppress(KeyboardInterrupt):
+            collect(answering(), model, asked, samples, folder / "some", dies, enough=enough)
+    model = Played(by_seed, capacity=capacity)
+    store = collect(answering(), model, asked, samples, folder / "some", enough=enough)
+    assert taken(store) == one_by_one(everything, enough, samples)
+
+
+def test_an_errored_sample_holds_its_place_until_it_is_redone(tmp_path: Path) -> None:
+    fails = [True]
+
+    def script(request: Request) -> str | ModelError:
+        return ModelError("gone") if fails[0] and request.seed % 2 else by_seed(request)
+
+    enough = Enough(right=1, wrong=1)
+    path, model = tmp_path / "chains.jsonl", Played(script, capacity=3)
+    first = collect(answering(), model, problems(), 8, path, enough=enough)
+    assert Outcome.ERRORED in first.outcomes().values()
+    fails[0] = False
+    store = collect(answering(), model, problems(), 8, path, enough=enough)
+    everything = collect(answering(), Played(by_seed), problems(), 8, tmp_path / "all")
+    assert taken(store) == one_by_one(everything, enough, 8)
+
+
+# --- the estimate ----------------------------------------------------------------------------------
+
+
+def test_an_estimate_without_chains_goes_by_the_gold_chains(tmp_path: Path) -> None:
+    spec = ModelSpec.parse("http://host/v1#m", price={"prompt": 2, "completion": 4})
+    made = estimate("x", setting(), problems(), 4, spec, tmp_path / "none.jsonl")
+    assert (made.chains, made.there, made.usage.requests) == (40, 0, 80)
+    assert made.money == Price(prompt=2, completion=4).of(made.usage)
+    assert made.habits.chains == 0
+    assert "assumed: 4 characters a token" in str(made.habits)
+
+
+def test_an_estimate_is_refined_by_the_chains_that_are_there(tmp_path: Path) -> None:
+    path, spec = tmp_path / "chains.jsonl", ModelSpec.parse("http://host/v1#m")
+    with Teacher() as server:
+        had = collected(server.url, path, count=5)
+        assert len(list(had)) >= FEW
+        made = estimate("x", setting(), problems(10), 4, spec, path)
+        replies = server.replies
+        collected(server.url, path, count=10)
+        assert made.usage.requests == server.replies - replies
+    assert (made.chains, made.there, made.money) == (20, 20, None)
+    assert made.usage.completion_tokens == made.usage.requests * COMPLETION_TOKENS
+    whole = estimate("x", setting(), problems(10), 4, spec, path)
+    assert (whole.chains, whole.usage) == (0, Usage())
+
+
+@given(st.floats(0, 1), st.integers(0, 3), st.integers(0, 3), st.integers(1, 9))
+def test_expected_samples_are_the_mean_over_all_ways_they_may_end(
+    p: float, right: int, wrong: int, samples: int
+) -> None:
+    enough, mean = Enough(right=right, wrong=wrong), 0.0
+    for ends in itertools.product([True, False], repeat=samples):
+        drawn: list[bool] = []
+        while len(drawn) < samples and enough.missing(sum(drawn), len(drawn) - sum(drawn)):
+            drawn.append(ends[len(drawn)])
+        mean += len(drawn) * p ** sum(ends) * (1 - p) ** (samples - sum(ends))
+    assert expected_samples(p, [], samples, enough) == pytest.approx(mean, abs=1e-5)
+
+
+def test_the_estimate_of_a_run_writes_nothing_and_knows_what_is_left_out(tmp_path: Path) -> None:
+    config = resolve(
+        {
+            "name": "x",
+            "models": {"teacher": "http://127.0.0.1:9/v1#m"},
+            "collect": {"student": {"samples": 0}},
+            "tasks": {"tiny-math": {"problems": {"train": 5, "test": 4}}},
+        }
+    )
+    made = {one.label: one for one in estimate_run(config, tmp_path / "runs")}
+    assert made.keys() == {
+        "tiny-math: collect teacher",
+        *(f"tiny-math: evaluate {role}" for role in ("base", "teacher", "control", "tuned")),
+    }
+    assert made["tiny-math: collect teacher"].chains == 20
+    assert made["tiny-math: evaluate teacher"].chains == 4
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_counts_what_its_teacher_uses_and_stops_at_the_cap_until_it_is_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def place(tokens: int) -> Place:
+        teacher = {"kind": "openai", "base_url": server.url, "model": "m", "cap": {"tokens": tokens}}
+        table = {
+            "models": {"teacher": {**teacher, "cache": True}},
+            "collect": {"teacher": {"enough": {"right": 1, "wrong": 0}, "max_tokens": 10}},
+            "tasks": {"sums": {"task": SUMS, "problems": {"train": 10, "validation": 2, "test": 2}}},
+        }
+        config = resolve({"name": "x", **table})
+        return Place(config.tasks["sums"], SumTask(), 0, tmp_path / "runs" / "x" / "sums")
+
+    with Teacher() as server:
+        write_problems(place(1))
+        with pytest.raises(CapReached):
+            collect_role("teacher")(place(400))
+        assert "requests" in capsys.readouterr().err
+        summary = collect_role("teacher")(place(100_000))
+        assert max(server.attempts.values()) == 1
+    assert summary.startswith("10 correct")
+    assert Ledger("m", tmp_path / "runs" / "x" / "usage.jsonl").total.requests == server.replies
+
+
+# --- the command line ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rightcall(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    from rightcall import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["rightcall", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_collect_estimates_then_stops_at_its_cap_and_says_how_to_go_on(
+    rightcall: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "chains.jsonl"
+    with Teacher() as server:
+        command = ["collect", SUMS, "--out", out, "--model", f"{server.url}#m", "--count", 5]
+        prices = ["--with", "price.prompt=1.0", "--with", "price.completion=2.0", "--max-tokens", 10]
+        cap = ["--with", "cap.tokens=900"]
+        code, said, _ = rightcall(*command, *prices, *cap, "--dry-run")
+        assert "m: the cap of 900 tokens would stop it before its end." in said
+        assert (code, server.replies, out.exists()) == (0, 0, False)
+        assert "nothing was sent" in said
+        assert "assumed" in said
+        code, said, error = rightcall(*command, *prices, *cap)
+        assert code == 2
+        assert "the cap of 900 tokens is reached" in error
+        assert "raise cap" in error
+        assert "requests" in said
+        assert "cost 0.00" in said
+        code, said, _ = rightcall(*command, *prices, "--with", "cap.tokens=9000", "--enough", "1,0")
+        assert code == 0
+        assert "replies from the cache" in said
+    code, _, error = rightcall(*command, "--enough", "two")
+    assert code == 2
+    assert "not two numbers" in error
+
+
+def test_a_spec_opens_a_model_with_all_of_this(tmp_path: Path) -> None:
+    with Teacher() as server:
+        spec = ModelSpec.parse(
+            f"{server.url}#m", cache=True, cap={"tokens": 10_000}, price={"prompt": 1, "completion": 1}
+        )
+        with open_model(spec, usage_path=tmp_path / "usage.jsonl") as model:
+            store = collect(setting(), model, problems(2), 1, tmp_path / "chains.jsonl")
+            assert "4 requests" in model.used
+    assert len(list(store)) == 2
+    assert Ledger("m", tmp_path / "usage.jsonl").total.requests == 4
