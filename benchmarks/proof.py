@@ -59,6 +59,10 @@ from rightcall.tiny.tokenizer import SPECIAL_TOKENS, with_chat_template
 from rightcall.train.trainer import TrainConfig, train
 
 SEED = 4_101
+MADE_UP = 0.6
+"""Share of the generated theories with invented words."""
+KINDS = ("traits", "relations", "kinds", "kinds")
+"""Of generated theories: the last have the most words to copy."""
 SHAPE = Shape(hidden=192, layers=4, heads=6, intermediate=512)
 
 
@@ -77,7 +81,7 @@ class Amounts:
     short_tokens: float = 3.5e6
     full_tokens: float = 3.2e6
     mistaken_tokens: float = 0.6e6
-    generated: int = 200
+    generated: int = 400
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""
     samples: int = 2
     """Chains of the student per problem."""
@@ -234,8 +238,7 @@ def build_base(work: Path, amounts: Amounts) -> Path:
 def _rows(
     renderer: Renderer, count: int, sentences: tuple[int, int], seed: int, *, mistakes: bool = False
 ) -> list[Rendered]:
-    kinds = ("traits", "relations", "kinds", "kinds")  # the last have the most words to copy
-    task = RulesTask(sentences=sentences, made_up=0.6, kinds=kinds)
+    task = RulesTask(sentences=sentences, made_up=MADE_UP, kinds=KINDS)
     problems = task.problems("train", count, SEED + seed)
     return list(corpus.rows(task, problems, renderer, mistakes=mistakes, seed=SEED + seed))
 
@@ -306,7 +309,7 @@ def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> 
 
     proofwriter = ProofWriterTask(_dev(data), shares={"validation": 10, "test": 50})
     prontoqa = ProntoQaTask(str(data / "prontoqa"), shares={"test": 100})
-    rules = RulesTask(made_up=0.5)
+    rules = RulesTask(made_up=MADE_UP, kinds=KINDS)
     learned = list(proofwriter.problems("train", amounts.limit, seed))
     generated = list(rules.problems("train", amounts.generated, SEED + 10 + seed))
     tests: dict[str, tuple[Task, list[Problem]]] = {
@@ -327,7 +330,7 @@ def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> 
     chains_of(spec_of(base, "base", threads), wanted, amounts.samples, own, seed)
     clock.done("own chains of the base")
     rows = right_ones([recorded, own], runs / "right.jsonl")
-    sft = TrainConfig(method="sft", tune="full", learning_rate=3e-4, epochs=2, batch_size=16, seed=seed)
+    sft = TrainConfig(method="sft", tune="full", learning_rate=2e-4, epochs=2, batch_size=16, seed=seed)
     control = train(sft, base, runs / "right.jsonl", runs / "control").output
     clock.done(f"SFT on {rows} right chains")
 

@@ -229,11 +229,11 @@ MISTAKES: dict[str, tuple[tuple[Mistake, float], ...]] = {
     ),
     "math": ((skipped_step, 0.62), (wrong_operation, 0.3)),
     "rules": (
-        (dropped_condition, 0.6),
-        (unread_not, 0.6),
-        (turned_round, 0.6),
-        (swapped_roles, 0.3),
-        (skipped_sentence, 0.04),
+        (dropped_condition, 0.35),
+        (unread_not, 0.35),
+        (turned_round, 0.35),
+        (swapped_roles, 0.2),
+        (skipped_sentence, 0.03),
     ),
 }
 """Per task: each mistake and the share of the chains that offer it in which it is made."""
