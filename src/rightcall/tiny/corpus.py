@@ -170,21 +170,6 @@ def unread_not(problem: Problem, calls: list[str], rng: Random) -> list[str] | N
     return _rewritten(problem, calls, misread)
 
 
-def turned_round(problem: Problem, calls: list[str], rng: Random) -> list[str] | None:
-    """ "All A are B" read as "all B are A"."""
-    del rng
-
-    def misread(sentence: str, formula: Formula) -> Formula | None:
-        match formula:
-            case ForAll(x, Implies(Atom() as left, Atom() as right)) if re.match(
-                r"(All|Each|Every)\b", sentence
-            ):
-                return ForAll(x, Implies(right, left))
-        return None
-
-    return _rewritten(problem, calls, misread)
-
-
 def swapped_roles(problem: Problem, calls: list[str], rng: Random) -> list[str] | None:
     """Who does it to whom is swapped in facts: "the cat likes the dog" read as "the dog likes the
     cat"."""
@@ -229,9 +214,8 @@ MISTAKES: dict[str, tuple[tuple[Mistake, float], ...]] = {
     ),
     "math": ((skipped_step, 0.62), (wrong_operation, 0.3)),
     "rules": (
-        (dropped_condition, 0.35),
-        (unread_not, 0.35),
-        (turned_round, 0.35),
+        (dropped_condition, 0.45),
+        (unread_not, 0.45),
         (swapped_roles, 0.2),
         (skipped_sentence, 0.03),
     ),
