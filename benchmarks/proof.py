@@ -72,14 +72,14 @@ class Amounts:
 
     short: int = 24_000
     """Theories of 2 to 6 sentences that pretraining begins with."""
-    full: int = 6_000
+    full: int = 8_000
     """Theories of 6 to 24 sentences."""
     mistaken: int = 4_000
     """Theories of any size, read with mistakes."""
     words: int = 4_000
     """Theories whose words become tokens."""
     short_tokens: float = 3.5e6
-    full_tokens: float = 3.2e6
+    full_tokens: float = 4.8e6
     mistaken_tokens: float = 0.6e6
     generated: int = 400
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""

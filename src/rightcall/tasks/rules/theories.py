@@ -99,7 +99,7 @@ def invented(rng: Random) -> str:
             onset = rng.choice(onsets) if parts or rng.random() < 0.85 else ""
             vowel = rng.choice(vowels)
             parts.append(onset + vowel + (rng.choice(codas) if rng.random() < 0.4 else ""))
-        if rng.random() < 0.1:
+        if rng.random() < 0.2:
             parts.append(rng.choice(parts))
         word = "".join(parts) + (rng.choice(endings) if rng.random() < 0.4 else "")
         if 3 <= len(word) <= 14 and word not in _RESERVED:
@@ -156,7 +156,7 @@ class Words:
         return third_person(plain), plain
 
     def name(self) -> str:
-        if self._rng.random() < 0.08:
+        if self._rng.random() < 0.12:
             return _number(self._rng)
         return self._fresh(self._lexicon.name).capitalize()
 
