@@ -336,20 +336,18 @@ class _Count:
         )
 
 
-def variants(
+def _variants(
     originals: Iterable[Original],
     config: AugmentConfig,
-    *,
+    operations: Mapping[str, Operation],
     counts: Mapping[str, _Count],
-    forbidden: Callable[[Problem], bool] = lambda problem: False,
+    forbidden: Callable[[Problem], bool],
 ) -> Iterator[Made]:
     """Every variant of every problem, in the order of the problems and of the config's operations."""
     for original in originals:
         seen: set[str] = set()
-        for name, ratio in config.operations.items():
-            if not ratio:
-                continue
-            count, operation = counts[name], load_operation(original.task, name)
+        for name, operation in operations.items():
+            count, ratio = counts[name], config.operations[name]
             rng = Random(seed_of("augment", config.seed, name, original.problem.id))
             wanted = int(ratio) + (rng.random() < ratio % 1)
             for number in range(1, wanted + 1):
@@ -383,7 +381,6 @@ def augment(
     *,
     problems_out: str | Path | None = None,
     test: Iterable[Problem] = (),
-    on_problem: Callable[[], None] = lambda: None,
 ) -> AugmentReport:
     """Variants of the problems that have chains: their chains into `out`, and the problems themselves
     into `problems_out`. Both files appear whole or not at all.
@@ -397,12 +394,9 @@ def augment(
     roots = {problem.root for problem in held}
     known = {problem.id: problem for problem in problems}
     _check_relatives(known.values(), roots)
-    for name, ratio in config.operations.items():
-        if ratio:
-            load_operation(task, name)
+    operations = {name: load_operation(task, name) for name, n in config.operations.items() if n}
     counts = {name: _Count() for name in config.operations}
     passed_over: Counter[str] = Counter()
-    originals = 0
     with ByProblem() as kept:
         for chain in chains:
             why = _passed_over(chain, task, functions, known)
@@ -410,7 +404,8 @@ def augment(
                 why = "given twice"
             if why is not None:
                 passed_over[why] += 1
-        if not kept.problems():
+        places = kept.problems()
+        if not places:
             raise DataError(
                 f"no chain can be augmented: none is of one of the {len(known)} problems",
                 value=dict(passed_over),
@@ -418,21 +413,16 @@ def augment(
                 "collected with, or a file of their problems.",
             )
 
-        def given() -> Iterator[Original]:
-            nonlocal originals
-            for name, problem_id in kept.problems():
-                originals += 1
-                mine = kept.chains(name, problem_id)
-                yield original_of(task, functions, known[problem_id], mine)
-                on_problem()
-
-        made = variants(
-            given(), config, counts=counts, forbidden=lambda p: normalised(p.question) in asked
+        originals = (
+            original_of(task, functions, known[id], kept.chains(name, id)) for name, id in places
+        )
+        made = _variants(
+            originals, config, operations, counts, lambda p: normalised(p.question) in asked
         )
         _write(made, Path(out), Path(problems_out) if problems_out else None)
     return AugmentReport(
         operations={name: count.tally() for name, count in counts.items()},
-        originals=originals,
+        originals=len(places),
         passed_over=dict(passed_over.most_common()),
     )
 
