@@ -33,7 +33,9 @@ class Frozen(BaseModel):
 
 
 class Message(TypedDict):
-    """One turn of a conversation, as chat templates and OpenAI-compatible servers take it."""
+    """One turn of a conversation, as chat templates and OpenAI-compatible servers take it. In native
+    tool calling the calls stand in `content` (see `rightcall.native`), and an observation has the role
+    tool."""
 
     role: str
     content: str
@@ -127,6 +129,9 @@ class StopReason(StrEnum):
     """A reply hit its length limit before the model ended its turn."""
     RECORD_ENDED = "record_ended"
     """A recorded chain goes no further, and no answer was recorded."""
+    TEMPLATE = "template"
+    """The model's chat template has no place for the turn that came next: some show the functions
+    before the last user turn, and so cannot take another after a reply without a call."""
     MODEL_ERROR = "model_error"
     """Infrastructure failed; the chain is errored and will be redone."""
 
@@ -170,6 +175,9 @@ class Chain(Frozen):
     seed: int
     prompt: tuple[Message, ...]
     """The messages before the first reply: instructions with functions, then the problem."""
+    tools: str = ""
+    """JSON text of the functions' schemas, where they are shown that way; empty where the prompt shows
+    them (the Python dialect)."""
     steps: tuple[Step, ...]
     stop_reason: StopReason
     answer: str | None = None
@@ -321,6 +329,17 @@ class ChainStore:
             for chain in chains:
                 file.write(chain.model_dump_json().encode() + b"\n")
                 file.flush()
+
+
+class ChainFiles:
+    """The chains of several files, one file after the other; of each file every attempt once."""
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        self.paths = [Path(path) for path in paths]
+
+    def __iter__(self) -> Iterator[Chain]:
+        for path in self.paths:
+            yield from ChainStore(path).latest()
 
 
 class ByProblem:

@@ -1,16 +1,31 @@
 """Dialects: how functions are shown to a model and how it writes its calls.
 
 `PythonCalls` is the paper's: descriptions with worked examples in the first message, one call in
-Python syntax per reply, the observation as the next user turn.
+Python syntax per reply, the observation as the next user turn. `NativeCalls` is tool calling as models
+are trained for it: functions as JSON schemas through the chat template or the API, calls as the
+template writes them, observations in the role tool.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from rightcall.chain import Message, Observation, Problem, Step
-from rightcall.functions import FunctionSet, Result, States
+from rightcall.chain import Call, Message, Observation, Problem, Step
+from rightcall.errors import CallError, FailureKind
+from rightcall.functions import (
+    MAX_REPLY_CHARACTERS,
+    Function,
+    FunctionSet,
+    Result,
+    States,
+    checked_value,
+)
+from rightcall.native import Invocation, Said, read, unreadable
+from rightcall.tool_calls import is_bare, named_arguments, named_call, named_text, read_call, spoken
+
+NOT_RUN = "Not run: one call per reply."
+"""What a further call of a reply is answered with."""
 
 
 class Dialect(Protocol):
@@ -21,14 +36,23 @@ class Dialect(Protocol):
     def prompt(self, instruction: str, functions: FunctionSet, problem: Problem) -> tuple[Message, ...]:
         """The messages before the first reply. The first one is the same for all problems."""
 
-    def observation(self, observation: Observation) -> Message:
-        """The turn that carries an observation back."""
+    def tools(self, functions: FunctionSet) -> str:
+        """The functions' schemas as JSON text; empty if the prompt shows the functions."""
+
+    def observations(self, reply: str, observation: Observation) -> tuple[Message, ...]:
+        """The turns that carry an observation back."""
 
     def run(self, reply: str, functions: FunctionSet, states: States) -> Result:
         """Parse a reply and run its call."""
 
     def isolated(self, reply: str, functions: FunctionSet) -> bool:
         """Whether that call goes to a worker process, where it may take long."""
+
+    def spelled(self, reply: str, functions: FunctionSet) -> str:
+        """A reply whose call is in Python syntax, as this dialect writes it."""
+
+    def as_python(self, reply: str, functions: FunctionSet) -> str:
+        """A reply with its (first) call in Python syntax."""
 
 
 class PythonCalls:
@@ -46,8 +70,11 @@ class PythonCalls:
             Message(role="user", content=problem.question),
         )
 
-    def observation(self, observation: Observation) -> Message:
-        return Message(role="user", content=observation.text)
+    def tools(self, functions: FunctionSet) -> str:
+        return ""
+
+    def observations(self, reply: str, observation: Observation) -> tuple[Message, ...]:
+        return (Message(role="user", content=observation.text),)
 
     def run(self, reply: str, functions: FunctionSet, states: States) -> Result:
         return functions.reply(reply, states)
@@ -55,16 +82,92 @@ class PythonCalls:
     def isolated(self, reply: str, functions: FunctionSet) -> bool:
         return functions.isolated(reply)
 
+    def spelled(self, reply: str, functions: FunctionSet) -> str:
+        return reply
+
+    def as_python(self, reply: str, functions: FunctionSet) -> str:
+        return reply
+
+
+class NativeCalls:
+    """Calls as tool-calling models write them; replies are held as `rightcall.native` says."""
+
+    name = "native"
+
+    def prompt(self, instruction: str, functions: FunctionSet, problem: Problem) -> tuple[Message, ...]:
+        return (
+            Message(role="system", content=f"{instruction}\nCall one function at a time."),
+            Message(role="user", content=problem.question),
+        )
+
+    def tools(self, functions: FunctionSet) -> str:
+        return functions.tools
+
+    def observations(self, reply: str, observation: Observation) -> tuple[Message, ...]:
+        """To a reply without a call the user answers."""
+        calls = len(read(reply).calls)
+        further = [Message(role="tool", content=NOT_RUN)] * (calls - 1)
+        return (Message(role="tool" if calls else "user", content=observation.text), *further)
+
+    def run(self, reply: str, functions: FunctionSet, states: States) -> Result:
+        return functions.reply(reply, states, _native_calls)
+
+    def isolated(self, reply: str, functions: FunctionSet) -> bool:
+        return functions.isolated(reply, _native_calls)
+
+    def spelled(self, reply: str, functions: FunctionSet) -> str:
+        call = read_call(reply, functions)
+        given = None if call is None else named_arguments(call, functions)
+        if call is None or given is None:
+            return reply
+        same = is_bare(reply) and read_call(named_text(call.name, given, functions), functions) == call
+        return str(Said("" if same else reply, (Invocation(call.name, given),)))
+
+    def as_python(self, reply: str, functions: FunctionSet) -> str:
+        said = read(reply)
+        if not said.calls:
+            return reply
+        first = said.calls[0]
+        alone = named_text(first.name, first.arguments, functions)
+        if not said.words:
+            return alone
+        return spoken(said.words, first.name, first.arguments, functions) or alone
+
+
+def _native_calls(reply: str, known: Mapping[str, Function]) -> list[Call]:
+    """The calls of a reply that is held natively. Raises `CallError`."""
+    if len(reply) > MAX_REPLY_CHARACTERS:
+        raise CallError(
+            f"the reply has {len(reply)} characters, {MAX_REPLY_CHARACTERS} are read",
+            remedy="Reply with one short call.",
+            kind=FailureKind.UNPARSABLE,
+        )
+    said = read(reply)
+    if not said.calls:
+        why = unreadable(reply)
+        raise CallError(
+            f"the call cannot be read ({why})" if why else "no function call in the reply",
+            remedy="A call is an object with the name of a function and its arguments by name."
+            if why
+            else "Call one of the functions.",
+            kind=FailureKind.UNPARSABLE if why else FailureKind.NO_CALL,
+        )
+    for call in said.calls:
+        checked_value(call.arguments)
+    return [named_call(call.name, call.arguments, known) for call in said.calls]
+
 
 def conversation(
-    prompt: Sequence[Message], steps: Sequence[Step], dialect: Dialect
+    prompt: Sequence[Message], steps: Sequence[Step], dialect: Dialect, *, last_observed: bool = True
 ) -> tuple[Message, ...]:
-    """A chain's messages: the prompt, then reply and observation in turn."""
+    """A chain's messages: the prompt, then reply and observation in turn; the observation of the last
+    step only if `last_observed`."""
     turns: list[Message] = list(prompt)
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         turns.append(Message(role="assistant", content=step.reply))
-        turns.append(dialect.observation(step.observation))
+        if last_observed or number < len(steps):
+            turns += dialect.observations(step.reply, step.observation)
     return tuple(turns)
 
 
-DIALECTS: dict[str, Dialect] = {"python": PythonCalls()}
+DIALECTS: dict[str, Dialect] = {"python": PythonCalls(), "native": NativeCalls()}

@@ -142,7 +142,8 @@ class _Tokens:
         """So many chains of a problem."""
         dialect = DIALECTS[setting.dialect]
         turns = dialect.prompt(setting.task.instruction, setting.functions, problem)
-        first = sum(len(turn["content"]) for turn in turns) / habits.characters_per_token
+        letters = len(dialect.tools(setting.functions)) + sum(len(turn["content"]) for turn in turns)
+        first = letters / habits.characters_per_token
         gold = () if habits.chains else tuple(setting.task.gold(problem, setting.functions))
         likely = float(len(gold) or STEPS) if habits.steps is None else habits.steps
         steps = min(likely, setting.budget.steps)
@@ -174,7 +175,7 @@ def measured(chains: Iterable[Chain]) -> Habits:
         steps += len(chain.steps)
         again += len(chain.steps) * (len(chain.steps) - 1) // 2
         reply += chain.completion_tokens
-        letters += sum(len(turn["content"]) for turn in chain.prompt)
+        letters += len(chain.tools) + sum(len(turn["content"]) for turn in chain.prompt)
         tokens += chain.steps[0].prompt_tokens
         for one, after in zip(chain.steps, chain.steps[1:], strict=False):
             grown += max(0, after.prompt_tokens - one.prompt_tokens - one.completion_tokens)

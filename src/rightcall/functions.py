@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import keyword
 import math
 import os
@@ -14,7 +15,7 @@ import re
 import textwrap
 import threading
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -31,6 +32,7 @@ from pydantic import (
 from rightcall import sandbox
 from rightcall.chain import JSON, Call, Observation, digest
 from rightcall.errors import CallError, DefinitionError, FailureKind, nearest
+from rightcall.native import tools_text
 
 MAX_REPLY_CHARACTERS = 20_000
 MAX_OBSERVATION_CHARACTERS = 1_000
@@ -145,10 +147,17 @@ class Function:
             "type": "function",
             "function": {
                 "name": self.name,
-                "description": self.description,
-                "parameters": {**self.arguments.model_json_schema(), "title": self.name},
+                "description": f"{self.description} Example: {self._example_arguments}",
+                "parameters": _untitled(self.arguments.model_json_schema()),
             },
         }
+
+    @property
+    def _example_arguments(self) -> str:
+        """The worked example as arguments by name."""
+        (call,) = parse_calls(self.example, known=[self.name])
+        given = json.dumps(_named_arguments(self, call), ensure_ascii=False)
+        return f"{given} -> {self.example_result}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -158,6 +167,21 @@ class Function:
         except (OSError, TypeError):
             source = self.name
         return digest(self.help, source)
+
+
+def _untitled(schema: JSON) -> JSON:
+    """A JSON schema without the titles that pydantic adds: they say what the names say."""
+    if isinstance(schema, list):
+        return [_untitled(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: {name: _untitled(part) for name, part in value.items()}
+        if key in ("properties", "$defs")
+        else _untitled(value)
+        for key, value in schema.items()
+        if key != "title" or not isinstance(value, str)
+    }
 
 
 def _type_text(annotation: Any) -> str:
@@ -348,6 +372,10 @@ class Result:
     answer: str | None = None
 
 
+CallReader = Callable[[str, Mapping[str, Function]], list[Call]]
+"""A reply and the functions by name → its calls, at least one. Raises `CallError`."""
+
+
 @dataclass(frozen=True)
 class FunctionSet:
     """The functions a chain may use, in the order the prompt shows them."""
@@ -375,6 +403,11 @@ class FunctionSet:
         return digest([f.fingerprint for f in self.functions])
 
     @cached_property
+    def tools(self) -> str:
+        """The schemas as one JSON text, as chains and pairs keep them."""
+        return tools_text([made.schema for made in self.functions])
+
+    @cached_property
     def task_names(self) -> dict[str, str]:
         """Name shown → name in the task, of the functions that are shown under another name."""
         return {made.name: made.task_name for made in self.functions if made.task_name}
@@ -389,11 +422,11 @@ class FunctionSet:
             chosen.append(self.by_name[name])
         return FunctionSet(chosen, self.max_observation)
 
-    def reply(self, text: str, states: States) -> Result:
+    def reply(self, text: str, states: States, read: CallReader | None = None) -> Result:
         """Parse a reply and run its call. If it holds several calls the first is run, and the
         observation says so. Failures come back as typed observations."""
         try:
-            calls = parse_calls(text, known=self.by_name)
+            calls = (read or parse_calls)(text, self.by_name)
         except CallError as error:
             return Result(None, self._failed(error))
         result = self.run(calls[0], states)
@@ -405,12 +438,12 @@ class FunctionSet:
             )
         return result
 
-    def isolated(self, text: str) -> bool:
+    def isolated(self, text: str, read: CallReader | None = None) -> bool:
         """Whether the call that `reply` would run goes to a worker process."""
         if not any(made.name in text for made in self.functions if not made.trusted):
             return False
         try:
-            calls = parse_calls(text, known=self.by_name)
+            calls = (read or parse_calls)(text, self.by_name)
         except CallError:
             return False
         made = self.by_name.get(calls[0].name)
@@ -777,6 +810,26 @@ def _literal(node: ast.expr, depth: int = 0) -> JSON:
                 made[_literal(key)] = _literal(item, depth + 1)
             return made
     raise _not_literal(node)
+
+
+def checked_value(value: JSON, depth: int = 0) -> None:
+    """Hold a value that was read from JSON to the limits of one that stands in a call as text. Raises
+    `CallError`."""
+    fault = ""
+    if isinstance(value, str):
+        fault = "half of a surrogate pair" if _LONE_SURROGATE.search(value) else ""
+    elif isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        fault = f"an integer of more than {MAX_INTEGER_BITS} bits"
+    elif isinstance(value, float) and not math.isfinite(value):
+        fault = "a number that is not finite"
+    elif isinstance(value, (list, dict)) and depth >= MAX_NESTING:
+        fault = f"more than {MAX_NESTING} levels"
+    if fault:
+        raise CallError(f"an argument has {fault}", kind=FailureKind.UNPARSABLE)
+    if isinstance(value, (list, dict)):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        for part in parts:
+            checked_value(part, depth + 1)
 
 
 def _not_literal(node: ast.expr) -> CallError:

@@ -11,6 +11,10 @@ literal text around the messages is learned once per sequence of roles, by runni
 marker messages (`Frame`); a conversation is then assembled from it and compared with one run of
 the template on the whole. Where the two differ, every prefix is rendered after all.
 
+Native tool calling (`tools` given: the schemas of the functions as JSON text) goes the same way: calls
+and observations become `tool_calls` and role tool (see `rightcall.native`), the template writes them,
+and the model's reply is read in the notation in which its template writes a call.
+
 Only the template's own frame holds special tokens: a content that spells one ("<|im_end|>", "</s>")
 is tokenised as the ordinary text that it is, so that nobody's words end a turn or begin another's.
 """
@@ -27,11 +31,25 @@ from jinja2 import TemplateError
 
 from rightcall.chain import Message
 from rightcall.errors import RenderingError
+from rightcall.native import (
+    SYNTAXES,
+    Invocation,
+    Said,
+    Syntax,
+    map_texts,
+    read,
+    structured,
+    texts_of,
+    tools_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CACHED_PIECES = 65_536
+_CACHED_PREFIXES = 2_048
+"""Texts of conversations with tools: the next turn's prefixes are those of the turn before."""
+_NO_TOOLS = 'Use a chat template for tool calling that only appends, or dialect = "python".'
 _ROLES = ("system", "user", "assistant", "user", "assistant", "user")
 """Of a chain with two calls: what any template must carry by appending."""
 
@@ -87,14 +105,84 @@ class Renderer:
             i for i, t in tokenizer.added_tokens_decoder.items() if self._specials.fullmatch(str(t))
         }
         self._encoded: dict[str, tuple[int, ...]] = {}
+        self._written = lru_cache(maxsize=_CACHED_PREFIXES)(self._write)
+        self._syntax = lru_cache(maxsize=256)(self._find_syntax)
+        self._corrects = lru_cache(maxsize=256)(self._takes_corrections)
         self._frame = lru_cache(maxsize=256)(self._learn_frame)
         self._folds = self._must_fold()
         self.stop_ids = frozenset(stop_ids if stop_ids else self._turn_ends())
 
-    def check(self) -> None:
+    def check(self, tools: str = "") -> None:
         """Raises `RenderingError` if the template cannot carry a chain: found on a conversation of
-        two calls, before any is collected."""
-        self.render(_probe(), reply_next=True)
+        two calls, before any is collected. With `tools`: or if it does not show them, or writes calls
+        in no notation that can be read."""
+        if not tools:
+            self.render(_probe(), reply_next=True)
+            return
+        self._check_shown(tools)
+        self._syntax(tools)
+        turns = self._placed(_native_probe(tools, 2))
+        self.render(turns, reply_next=True, tools=tools)
+        whole = self._text(turns, reply_next=True, tools=tools)
+        for number, turn in enumerate(turns):
+            if any(text not in whole for text in texts_of(turn)):
+                raise RenderingError(
+                    f"the chat template drops a turn of role {turn['role']}",
+                    value=f"turn {number + 1} of a conversation with two calls",
+                    remedy=_NO_TOOLS,
+                )
+
+    def _check_shown(self, tools: str) -> None:
+        """Whether the prompt shows every function."""
+        prompt = self._text(self._placed(_native_probe(tools, 0)), reply_next=True, tools=tools)
+        for schema in tools_of(tools):
+            name = schema["function"]["name"]
+            if name not in prompt:
+                raise RenderingError(
+                    "the chat template does not show the functions", value=name, remedy=_NO_TOOLS
+                )
+
+    def _find_syntax(self, tools: str) -> Syntax:
+        """How the model writes calls: as its template does. Raises `RenderingError`."""
+        probe = self._placed(_native_probe(tools, 1)[:3])
+        *_, said = self._pieces(probe, reply_next=False, tools=tools)
+        (ids,) = self._tokenised([said])
+        stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))
+        text = str(self.tokenizer.decode(list(ids[:stop]), skip_special_tokens=False))
+        wanted = read(probe[-1]["content"]).calls
+        for syntax in SYNTAXES:
+            if syntax.recognise(text) and read(text, syntax).calls == wanted:
+                return syntax
+        raise RenderingError(
+            "the chat template writes calls in a notation that is not known here",
+            value=text.strip(),
+            remedy=f"Known are {', '.join(syntax.name for syntax in SYNTAXES)}. {_NO_TOOLS}",
+        )
+
+    def held(self, reply: str, tools: str) -> str:
+        """A reply of the model as chains hold it."""
+        return str(read(reply, self._syntax(tools))) if tools else reply
+
+    def _takes_corrections(self, tools: str) -> bool:
+        """Whether a reply without a call can be answered by the user, and the chain go on."""
+        first, question, *_ = _native_probe(tools, 1)
+        answered = [
+            *(first, question, Message(role="assistant", content="\ue006 \ue007")),
+            Message(role="user", content="\ue008 \ue009"),
+        ]
+        try:
+            self._pieces(self._placed(answered), reply_next=True, tools=tools)
+        except RenderingError:
+            return False
+        return True
+
+    def has_place_for(self, messages: Sequence[Message], tools: str) -> bool:
+        """Whether the template can carry a prompt's last turn. Some show the tools before the last user
+        turn: a second user turn would rewrite what was said before."""
+        if not tools or messages[-1]["role"] != "user":
+            return True
+        first = all(message["role"] != "assistant" for message in messages)
+        return first or self._corrects(tools)
 
     def _must_fold(self) -> bool:
         """Whether the system text must begin the first user turn to stay in its place: it does not
@@ -126,18 +214,26 @@ class Renderer:
         """The messages as the template takes them."""
         return _folded(messages) if self._folds else messages
 
-    def text(self, messages: Sequence[Message], *, reply_next: bool) -> str:
+    def text(self, messages: Sequence[Message], *, reply_next: bool, tools: str = "") -> str:
         """The template's text; with `reply_next` it ends where the model's turn begins."""
-        return self._text(self._placed(messages), reply_next=reply_next)
+        return self._text(self._placed(messages), reply_next=reply_next, tools=tools)
 
-    def _text(self, messages: Sequence[Message], *, reply_next: bool) -> str:
+    def _text(self, messages: Sequence[Message], *, reply_next: bool, tools: str = "") -> str:
+        if tools:
+            turns = tuple((message["role"], message["content"]) for message in messages)
+            return self._written(turns, reply_next, tools)
+        return self._templated(list(messages), reply_next, None)
+
+    def _write(self, turns: tuple[tuple[str, str], ...], reply_next: bool, tools: str) -> str:
+        messages = structured([Message(role=role, content=content) for role, content in turns])
+        return self._templated(messages, reply_next, tools_of(tools))
+
+    def _templated(self, turns: list[Any], reply_next: bool, tools: list[Any] | None) -> str:
         try:
             made: Any = self.tokenizer.apply_chat_template(
-                list(messages),  # type: ignore[arg-type]
-                tokenize=False,
-                add_generation_prompt=reply_next,
+                turns, tools=tools, tokenize=False, add_generation_prompt=reply_next
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, AttributeError) as error:
             raise RenderingError(
                 "the chat template refuses this conversation",
                 value=str(error),
@@ -151,6 +247,7 @@ class Renderer:
         completions: Sequence[Sequence[int] | None] = (),
         *,
         reply_next: bool = False,
+        tools: str = "",
     ) -> Rendered:
         """Ids and mask of a conversation.
 
@@ -165,8 +262,9 @@ class Renderer:
                 "a conversation must begin with a turn that is not the assistant's",
                 value=messages[0] if messages else None,
             )
-        messages, marks = self._marked(self._placed(messages))
-        pieces = self._assembled(messages, reply_next) or self._pieces(messages, reply_next)
+        messages, marks = self._marked(self._placed(messages), native=bool(tools))
+        pieces = None if tools else self._assembled(messages, reply_next)
+        pieces = pieces or self._pieces(messages, reply_next, tools)
         encoded = [self._literal(p, marks) for p in pieces] if marks else self._encode(pieces)
         ids: list[int] = []
         trained: list[bool] = []
@@ -205,23 +303,29 @@ class Renderer:
             )
         return stops[max(inside, 0)] + 1
 
-    def _marked(self, messages: Sequence[Message]) -> tuple[Sequence[Message], dict[str, str]]:
+    def _marked(
+        self, messages: Sequence[Message], *, native: bool
+    ) -> tuple[Sequence[Message], dict[str, str]]:
         """The messages with a mark in place of each special token's text, and what the marks stand
         for; nothing is changed, and no mark made, in the usual case that no content spells one."""
-        if not any(self._specials.search(m["content"]) for m in messages):
+        contents = [m["content"] for m in messages]
+        if not any(map(self._specials.search, contents)):
             return messages, {}
-        whole = "".join(m["content"] for m in messages)
-        edge = next(c for c in map(chr, range(0xE002, 0xF900)) if c not in whole)
-        found = sorted({t for m in messages for t in self._specials.findall(m["content"])})
+        if native:  # a call's own frame may be special tokens
+            contents = [text for m in messages for text in texts_of(m)]
+        found = sorted({special for text in contents for special in self._specials.findall(text)})
+        if not found:
+            return messages, {}
+        edge = next(c for c in map(chr, range(0xE002, 0xF900)) if not any(c in t for t in contents))
         marks = {f"{edge}{i}{edge}": text for i, text in enumerate(found)}
         mark_of = {text: mark for mark, text in marks.items()}
-        marked = [
-            Message(
-                role=m["role"], content=self._specials.sub(lambda t: mark_of[t.group()], m["content"])
-            )
-            for m in messages
-        ]
-        return marked, marks
+
+        def mark(text: str) -> str:
+            return self._specials.sub(lambda found: mark_of[found.group()], text)
+
+        if native:
+            return [map_texts(m, mark) for m in messages], marks
+        return [Message(role=m["role"], content=mark(m["content"])) for m in messages], marks
 
     def _literal(self, piece: str, marks: dict[str, str]) -> tuple[int, ...]:
         """Ids of a piece with marks: those of its text, but for the special tokens that stand where
@@ -256,7 +360,7 @@ class Renderer:
             )
         return ids
 
-    def _pieces(self, messages: Sequence[Message], reply_next: bool) -> list[str]:
+    def _pieces(self, messages: Sequence[Message], reply_next: bool, tools: str = "") -> list[str]:
         """The text, cut: context and reply of each assistant turn, then the rest if there is any
         to come. The template runs on every prefix: quadratic, and the definition of the cuts."""
         pieces: list[str] = []
@@ -264,12 +368,14 @@ class Renderer:
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self._text(messages[:index], reply_next=True)
-            after = self._text(messages[: index + 1], reply_next=False)
+            before = self._text(messages[:index], reply_next=True, tools=tools)
+            after = self._text(messages[: index + 1], reply_next=False, tools=tools)
             pieces += [_rest(before, done), _rest(after, before)]
+            if tools:
+                _check_words(message["content"], pieces[-1])
             done = after
         if reply_next or not pieces:
-            pieces.append(_rest(self._text(messages, reply_next=reply_next), done))
+            pieces.append(_rest(self._text(messages, reply_next=reply_next, tools=tools), done))
         return pieces
 
     def _assembled(self, messages: Sequence[Message], reply_next: bool) -> list[str] | None:
@@ -330,6 +436,31 @@ class Renderer:
 def _probe() -> list[Message]:
     """A conversation of two calls whose contents stand nowhere else."""
     return [Message(role=r, content=f"\ue000{i}\ue001") for i, r in enumerate(_ROLES)]
+
+
+def _native_probe(tools: str, calls: int) -> list[Message]:
+    """A conversation of so many calls of the first function, each answered, whose contents stand
+    nowhere else."""
+    name = tools_of(tools)[0]["function"]["name"]
+    turns = [Message(role=role, content=f"\ue000{role}\ue001") for role in ("system", "user")]
+    for number in range(calls):
+        said = Said("", (Invocation(name, {f"k{number}": f"\ue000v{number}\ue001"}),))
+        turns.append(Message(role="assistant", content=str(said)))
+        turns.append(Message(role="tool", content=f"\ue000o{number}\ue001"))
+    return turns
+
+
+def _check_words(reply: str, piece: str) -> None:
+    """Raises `RenderingError` if a template leaves out what is said beside a call. Of a thought, which
+    it may set in its own way, the rest counts."""
+    said = read(reply)
+    words = said.words.rpartition("</think>")[2].strip()
+    if said.calls and words not in piece:
+        raise RenderingError(
+            "the chat template drops the words beside a call",
+            value=words[:200],
+            remedy="Use chains without such words, or a template that carries them.",
+        )
 
 
 def _folded(messages: Sequence[Message]) -> Sequence[Message]:

@@ -79,6 +79,7 @@ class Setting:
     budget: Budget = Budget()
     seed: int = 0
     dialect: str = "python"
+    """How functions are shown and calls are written: a name in `rightcall.dialects.DIALECTS`."""
 
     def playable(self, problems: Iterable[Problem]) -> Iterator[Problem]:
         """The problems with gold chains that use the setting's functions alone: what a gold player
@@ -186,7 +187,8 @@ class _Conversation:
             completions=tuple(step.token_ids for step in self.steps),
             sampling=sampling,
             seed=seed_of(self.seed, len(self.steps)),
-            functions=self.setting.functions if self.setting.dialect == "python" else None,
+            functions=self.setting.functions,
+            tools=self.dialect.tools(self.setting.functions),
         )
 
     def call(self, reply: Reply) -> PendingCall:
@@ -257,6 +259,7 @@ def attempt(setting: Setting, model: str, job: Job) -> Attempt:
         dialect=setting.dialect,
         seed=made.seed,
         prompt=made.prompt,
+        tools=made.dialect.tools(setting.functions),
         steps=tuple(made.steps),
         stop_reason=end.reason,
         answer=end.answer,
@@ -282,6 +285,8 @@ def _turns(made: _Conversation, job: Job) -> Generator[Request | PendingCall, An
             return _End(StopReason.MODEL_ERROR, error=str(reply))
         if reply.finish_reason == "context":
             return _End(StopReason.CONTEXT_WINDOW)
+        if reply.finish_reason == "template":
+            return _End(StopReason.TEMPLATE)
         if reply.finish_reason == "end":
             return _End(StopReason.RECORD_ENDED)
         result = yield made.call(reply)

@@ -309,9 +309,11 @@ class _Rounds:
 
     def _of_this_prompt(self, problem: Problem) -> list[Chain]:
         setting = self.setting
-        prompt = DIALECTS[setting.dialect].prompt(setting.task.instruction, setting.functions, problem)
+        dialect = DIALECTS[setting.dialect]
+        prompt = dialect.prompt(setting.task.instruction, setting.functions, problem)
+        shown = (dialect.name, prompt, dialect.tools(setting.functions))
         every = self.collected.chains(setting.task.name, problem.id)
-        chains = [c for c in every if c.dialect == setting.dialect and c.prompt == prompt]
+        chains = [c for c in every if (c.dialect, c.prompt, c.tools) == shown]
         if every and not chains:
             raise DataError(
                 "the chains were made with another prompt",

@@ -46,7 +46,14 @@ def named_text(name: str, given: Mapping[str, JSON], functions: FunctionSet) -> 
     """
     if not all(isinstance(key, str) and key.isidentifier() for key in given):
         return f"{name}(**{literal(given)})"
-    made = functions.by_name.get(name)
+    call = named_call(name, given, functions.by_name)
+    return call_text(name, call.args, call.kwargs)
+
+
+def named_call(name: str, given: Mapping[str, JSON], known: Mapping[str, Function]) -> Call:
+    """The call of a function by its named arguments, with those that its signature begins with by their
+    places: as a model that writes Python would give them, and as tasks read them."""
+    made = known.get(name)
     args: list[JSON] = []
     rest = dict(given)
     for parameter in _shown(made) if made is not None else ():
@@ -57,7 +64,7 @@ def named_text(name: str, given: Mapping[str, JSON], functions: FunctionSet) -> 
                 args += rest.pop(parameter.name)
             break
         args.append(rest.pop(parameter.name))
-    return call_text(name, args, rest)
+    return Call(name=name, args=tuple(args), kwargs=rest)
 
 
 def _shown(made: Function) -> list[inspect.Parameter]:

@@ -41,7 +41,10 @@ class Request(Frozen):
     sampling: Sampling = Sampling()
     seed: int = 0
     functions: SkipValidation[FunctionSet | None] = None
-    """What the reply may call, in Python syntax: for backends that hold replies to it."""
+    """What the reply may call: for backends that hold replies to it, or write calls themselves."""
+    tools: str = ""
+    """JSON text of the functions' schemas, where calls are native: `messages` then hold replies as
+    `rightcall.native` says, and so must the reply."""
 
 
 class Reply(Frozen):
@@ -49,9 +52,10 @@ class Reply(Frozen):
 
     text: str
     """Without the stop token."""
-    finish_reason: Literal["stop", "length", "context", "end"] = "stop"
-    """`length`: cut at `max_tokens`. `context`: the conversation no longer fits the model. `end`: there
-    is no such turn, as the record that is played ends before it."""
+    finish_reason: Literal["stop", "length", "context", "template", "end"] = "stop"
+    """`length`: cut at `max_tokens`. `context`: the conversation no longer fits the model. `template`:
+    its chat template has no place for the last turn. `end`: there is no such turn, as the record that
+    is played ends before it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     token_ids: tuple[int, ...] | None = None

@@ -8,7 +8,7 @@ reply is drawn from the model's own distribution by `Sampling` alone: what a mod
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AttentionInterface
@@ -82,7 +82,7 @@ class LocalModel(ChatModel):
             else None
         )
         self._open: dict[str, tuple[Request, int]] = {}
-        self._too_long: list[Request] = []
+        self._unanswerable: list[tuple[Request, Literal["context", "template"]]] = []
 
     @classmethod
     def load(
@@ -140,10 +140,16 @@ class LocalModel(ChatModel):
         return self._engine.stats
 
     def submit(self, request: Request) -> None:
-        ids = self.renderer.render(request.messages, request.completions, reply_next=True).ids
+        if not self.renderer.has_place_for(request.messages, request.tools):
+            self._open[request.chain] = (request, 0)
+            self._unanswerable.append((request, "template"))
+            return
+        ids = self.renderer.render(
+            request.messages, request.completions, reply_next=True, tools=request.tools
+        ).ids
         self._open[request.chain] = (request, len(ids))
         if len(ids) >= self._engine.max_context:
-            self._too_long.append(request)
+            self._unanswerable.append((request, "context"))
             return
         self._engine.enter(
             Turn(
@@ -158,16 +164,16 @@ class LocalModel(ChatModel):
 
     def poll(self) -> list[tuple[Request, Reply | ModelError]]:
         answers: list[tuple[Request, Reply | ModelError]] = []
-        for request in self._too_long:
+        for request, why in self._unanswerable:
             _, length = self._open.pop(request.chain)
-            answers.append((request, Reply(text="", finish_reason="context", prompt_tokens=length)))
-        self._too_long = []
+            answers.append((request, Reply(text="", finish_reason=why, prompt_tokens=length)))
+        self._unanswerable = []
         while not answers and self._engine.busy:
             answers = [self._answer(finished) for finished in self._engine.step()]
         return answers
 
     def release(self, chain: str) -> None:
-        self._too_long = [request for request in self._too_long if request.chain != chain]
+        self._unanswerable = [one for one in self._unanswerable if one[0].chain != chain]
         self._open.pop(chain, None)
         self._engine.leave(chain)
 
@@ -181,7 +187,7 @@ class LocalModel(ChatModel):
         words = finished.tokens[:-1] if finished.reason == "stop" else finished.tokens
         text = self.tokenizer.decode(list(words), skip_special_tokens=False)
         return request, Reply(
-            text=str(text),
+            text=self.renderer.held(str(text), request.tools),
             finish_reason=finished.reason,
             prompt_tokens=prompt_tokens,
             completion_tokens=len(finished.tokens),
@@ -191,6 +197,12 @@ class LocalModel(ChatModel):
     def _constraint(self, request: Request) -> CallConstraint | None:
         if self._constrainer is None:
             return None
+        if request.tools:
+            raise ConfigError(
+                "constrained decoding holds replies to calls in Python syntax",
+                value='dialect = "native"',
+                remedy='Set dialect = "python", or open the model without constrained.',
+            )
         if request.functions is None:
             raise ConfigError(
                 "constrained decoding needs to know the functions",
@@ -207,8 +219,9 @@ class LocalModel(ChatModel):
         *before, question = request.messages
         other = "?" if not question["content"].startswith("?") else "!"
         probe = [*before, Message(role=question["role"], content=other)]
+        other_ids = self.renderer.render(probe, reply_next=True, tools=request.tools).ids
         # One token less: the last one may have merged with the question's first character.
-        return max(0, shared_head(ids, self.renderer.render(probe, reply_next=True).ids) - 1)
+        return max(0, shared_head(ids, other_ids) - 1)
 
 
 def _logits(model: PreTrainedModel) -> int:

@@ -32,6 +32,7 @@ from rightcall.models.open_requests import OpenRequests
 from rightcall.models.replies import ReplyCache, request_key
 from rightcall.models.url import checked_url
 from rightcall.models.usage import Cap, Ledger, Price, Purse, Usage
+from rightcall.native import from_server, structured, tools_of
 from rightcall.settings import without_user
 
 TOO_LONG = re.compile(
@@ -216,7 +217,7 @@ class OpenAICompatible(ChatModel):
         sampling = request.sampling
         fields = {
             "model": self.model,
-            "messages": request.messages,
+            **_conversation(request),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             # 31 bits: what every server takes.
@@ -535,6 +536,11 @@ def read_completion(made: Mapping[str, Any], request: Request, counted: Usage) -
     choice = choices[0] if isinstance(choices[0], dict) else {}
     message, finish = choice.get("message"), choice.get("finish_reason")
     text = message.get("content") if isinstance(message, dict) else None
+    if request.tools and isinstance(message, dict) and (made_calls := message.get("tool_calls")):
+        try:
+            text = from_server(text if isinstance(text, str) else None, made_calls)
+        except ValueError as error:
+            raise _bad(f"the server's tool calls cannot be read ({error})", value=str(choice)[:200])
     if finish == "content_filter":
         raise ModelError("the server's content filter withheld the reply")
     if finish in ("error", "abort"):
@@ -549,9 +555,17 @@ def read_completion(made: Mapping[str, Any], request: Request, counted: Usage) -
         text=LONE_SURROGATE.sub("\ufffd", text),
         finish_reason="length" if cut else "stop",
         prompt_tokens=counted.prompt_tokens
-        or _estimated("".join(message["content"] for message in request.messages)),
+        or _estimated(request.tools + "".join(turn["content"] for turn in request.messages)),
         completion_tokens=counted.completion_tokens or _estimated(text),
     )
+
+
+def _conversation(request: Request) -> dict[str, Any]:
+    """What a request's body says of the conversation."""
+    if not request.tools:
+        return {"messages": request.messages}
+    turns = structured(request.messages, "text")
+    return {"messages": turns, "tools": tools_of(request.tools)}
 
 
 def _estimated(text: str) -> int:

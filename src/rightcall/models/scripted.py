@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rightcall.chain import Problem
+from rightcall.dialects import DIALECTS
 from rightcall.errors import ModelError
 from rightcall.models import ChatModel, Reply, Request
 
@@ -61,8 +62,8 @@ class Scripted(ChatModel):
 
 
 class Replay(ChatModel):
-    """Plays given replies, by the key of their chain (see `rollout.chain_key`); a chain whose replies
-    are used up ends there."""
+    """Plays given replies, their calls in Python syntax, by the key of their chain (see
+    `rollout.chain_key`); a chain whose replies are used up ends there."""
 
     def __init__(
         self, replies: Mapping[str, Sequence[str]], *, name: str = "replay", capacity: int = 256
@@ -83,7 +84,7 @@ class Replay(ChatModel):
         """To a request whose chain has had so many turns."""
         replies = self._replies[request.chain]
         if turn < len(replies):
-            return Reply(text=replies[turn])
+            return Reply(text=_in_its_dialect(replies[turn], request))
         return Reply(text="", finish_reason="end")
 
 
@@ -95,6 +96,19 @@ class GoldPlayer(Scripted):
 
     def __init__(self, problems: Iterable[Problem], *, name: str = "gold", capacity: int = 64) -> None:
         super().__init__({p.question: p.gold for p in problems}, name=name, capacity=capacity)
+
+    def _reply(self, request: Request) -> Reply | ModelError:
+        reply = super()._reply(request)
+        if isinstance(reply, ModelError):
+            return reply
+        return reply.model_copy(update={"text": _in_its_dialect(reply.text, request)})
+
+
+def _in_its_dialect(reply: str, request: Request) -> str:
+    """A reply with its call in Python syntax, as the request wants calls."""
+    if not request.tools or request.functions is None:
+        return reply
+    return DIALECTS["native"].spelled(reply, request.functions)
 
 
 def _player(replies: Script) -> Callable[[Request], Played]:

@@ -75,13 +75,19 @@ class VLLM(ChatModel):
         self.prompt_tokens = self.cached_tokens = 0
         self._turns = 0
         self._open: dict[str, tuple[Request, int]] = {}  # by vLLM's request id
-        self._too_long: list[tuple[Request, int]] = []
+        self._unanswerable: list[tuple[Request, Reply]] = []
 
     def submit(self, request: Request) -> None:
-        ids = self.renderer.render(request.messages, request.completions, reply_next=True).ids
+        if not self.renderer.has_place_for(request.messages, request.tools):
+            self._unanswerable.append((request, Reply(text="", finish_reason="template")))
+            return
+        ids = self.renderer.render(
+            request.messages, request.completions, reply_next=True, tools=request.tools
+        ).ids
         room = self._max_context - len(ids)
         if room < 1:
-            self._too_long.append((request, len(ids)))
+            reply = Reply(text="", finish_reason="context", prompt_tokens=len(ids))
+            self._unanswerable.append((request, reply))
             return
         sampling = request.sampling
         params = self._vllm.SamplingParams(
@@ -100,11 +106,8 @@ class VLLM(ChatModel):
         self._engine.add_request(turn, prompt, params, lora_request=self._lora)
 
     def poll(self) -> list[tuple[Request, Reply | ModelError]]:
-        answers: list[tuple[Request, Reply | ModelError]] = [
-            (request, Reply(text="", finish_reason="context", prompt_tokens=length))
-            for request, length in self._too_long
-        ]
-        self._too_long = []
+        answers: list[tuple[Request, Reply | ModelError]] = [*self._unanswerable]
+        self._unanswerable = []
         while not answers and self._open:
             for output in self._engine.step():
                 if output.finished and output.request_id in self._open:
@@ -112,7 +115,7 @@ class VLLM(ChatModel):
         return answers
 
     def release(self, chain: str) -> None:
-        self._too_long = [(request, n) for request, n in self._too_long if request.chain != chain]
+        self._unanswerable = [one for one in self._unanswerable if one[0].chain != chain]
         gone = [turn for turn, (request, _) in self._open.items() if request.chain == chain]
         for turn in gone:
             del self._open[turn]
@@ -135,9 +138,10 @@ class VLLM(ChatModel):
             ended = made.stop_reason if isinstance(made.stop_reason, int) else None
             tokens = (*tokens, self.tokenizer.eos_token_id if ended is None else ended)
         words = tokens[:-1] if stopped else tokens
+        text = str(self.tokenizer.decode(list(words), skip_special_tokens=False))
         cut = "context" if length + request.sampling.max_tokens > self._max_context else "length"
         return request, Reply(
-            text=str(self.tokenizer.decode(list(words), skip_special_tokens=False)),
+            text=self.renderer.held(text, request.tools),
             finish_reason="stop" if stopped else cut,
             prompt_tokens=length,
             completion_tokens=len(tokens),

@@ -54,8 +54,10 @@ class PreferencePair(Frozen):
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
-    """Begins and ends with an assistant turn; observations in between are user turns."""
+    """Begins and ends with an assistant turn; observations in between are user or tool turns."""
     rejected: tuple[Message, ...]
+    tools: str = ""
+    """JSON text of the functions' schemas, where they are not in the prompt (native tool calling)."""
     task: str
     problem_id: str
     strategy: str
@@ -129,4 +131,5 @@ def words_of_model(messages: Sequence[Message]) -> list[str]:
 
 def identity(pair: PreferencePair) -> str:
     """Equal for pairs of the same texts."""
-    return digest(texts(pair.prompt), texts(pair.chosen), texts(pair.rejected))
+    shown = [pair.tools] if pair.tools else []
+    return digest(*shown, texts(pair.prompt), texts(pair.chosen), texts(pair.rejected))

@@ -317,8 +317,9 @@ def _pair(
     chosen_node, rejected_node = _end(tree, chosen), _end(tree, rejected)
     return PreferencePair(
         prompt=conversation(right.prompt, before, dialect),
-        chosen=conversation((), right.steps[good], dialect)[:-1],
-        rejected=conversation((), wrong.steps[bad], dialect)[:-1],
+        chosen=conversation((), right.steps[good], dialect, last_observed=False),
+        rejected=conversation((), wrong.steps[bad], dialect, last_observed=False),
+        tools=right.tools,
         task=right.task,
         problem_id=right.problem_id,
         strategy=strategy,

@@ -48,7 +48,7 @@ def conversation(
     for call in calls:
         result = dialect.run(call, functions, states)
         messages.append(Message(role="assistant", content=call))
-        messages.append(dialect.observation(result.observation))
+        messages += dialect.observations(call, result.observation)
         last = result.observation.text
     messages.append(Message(role="assistant", content=_stop(problem, last)))
     return messages

@@ -37,6 +37,8 @@ class Record(BaseModel):
     """Sampled ids of each assistant turn, where known: tokens are then trained as they were said."""
     chosen_ids: TurnIds = ()
     rejected_ids: TurnIds = ()
+    tools: str = ""
+    """JSON text of the functions' schemas, where they are shown through the template."""
     strategy: str = ""
     """How the pair was made, where it says so."""
     task: str = ""
@@ -49,7 +51,8 @@ class Record(BaseModel):
             return f"{self.task}/{self.problem_id}"
         before = (*self.prompt, *self.messages)
         first = next((i for i, m in enumerate(before) if m["role"] == "assistant"), len(before))
-        return digest([dict(m) for m in before[:first]])
+        shown = [self.tools] if self.tools else []
+        return digest(*shown, [dict(m) for m in before[:first]])
 
     @model_validator(mode="before")
     @classmethod
@@ -67,10 +70,11 @@ class Record(BaseModel):
                 (i for i, m in enumerate(self.messages) if m["role"] == "assistant"), len(self.messages)
             )
             prompt, wanted = self.messages[:first], self.messages[first:]
-        preferred = Side(prompt, wanted, self.prompt_ids, self.chosen_ids)
+        preferred = Side(prompt, wanted, self.prompt_ids, self.chosen_ids, self.tools)
         if method == "sft":
             return (preferred,)
-        return (preferred, Side(prompt, self.rejected, self.prompt_ids, self.rejected_ids))
+        rejected = Side(prompt, self.rejected, self.prompt_ids, self.rejected_ids, self.tools)
+        return (preferred, rejected)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Side:
     completion: tuple[Message, ...]
     prompt_ids: TurnIds = ()
     completion_ids: TurnIds = ()
+    tools: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,8 +150,9 @@ def render_side(renderer: Renderer, side: Side, *, mask_observations: bool, name
     """
     earlier = sum(m["role"] == "assistant" for m in side.prompt)
     ids = (*side.prompt_ids, *[None] * (earlier - len(side.prompt_ids)))
-    prompt = renderer.render(side.prompt, ids, reply_next=True)
-    whole = renderer.render((*side.prompt, *side.completion), (*ids, *side.completion_ids))
+    turns = (*side.prompt, *side.completion)
+    prompt = renderer.render(side.prompt, ids, reply_next=True, tools=side.tools)
+    whole = renderer.render(turns, (*ids, *side.completion_ids), tools=side.tools)
     start = len(prompt.ids)
     if whole.ids[:start] != prompt.ids:
         raise RenderingError(
