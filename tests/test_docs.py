@@ -66,6 +66,9 @@ def test_a_shell_example_is_a_command_that_exists(command: str) -> None:
         assert set(arguments) <= set(targets)
     elif program == "rightcall":
         assert_parses(arguments)
+    elif program == "accelerate":
+        assert (ROOT / arguments[arguments.index("--config_file") + 1]).is_file()
+        assert_parses(arguments[arguments.index("rightcall") + 1 :])
     else:
         assert program in {"pip", "vllm", "python"}
 

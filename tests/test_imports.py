@@ -26,6 +26,7 @@ LAYERS = (
     {"tree_view", "estimate"},
     {"run"},
     {"cli"},
+    {"__main__"},
 )
 """A module imports from its own layer or a lower one. `tiny` is the recipe that made the shipped
 models: it may use anything, and only its path is used by others."""

@@ -12,15 +12,23 @@ import hashlib
 import json
 import os
 import tempfile
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from itertools import groupby
+from json.encoder import encode_basestring
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from rightcall.errors import DataError, FailureKind, first_fault
+from rightcall.spill import Sorter
 
 JSON = Any
 """None, bool, int, float, str, list or dict: what a literal in a call can be."""
@@ -223,10 +231,25 @@ class Chain(Frozen):
         return tuple(s.observation.failure for s in self.steps if s.observation.failure)
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str)
+
+
 def digest(*parts: JSON) -> str:
     """16 hex digits that identify JSON-serialisable parts."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = ", ".join(map(_json, parts))
+    return hashlib.sha256(f"[{text}]".encode()).hexdigest()[:16]
+
+
+def _json(part: JSON) -> str:
+    """What `json.dumps` writes; texts and numbers, of which there are many, without an encoder of their
+    own."""
+    if type(part) is str:
+        return encode_basestring(part)
+    if type(part) is int:
+        return str(part)
+    if type(part) is list and all(type(item) is str for item in part):
+        return f"[{', '.join(map(encode_basestring, part))}]"
+    return _ENCODER.encode(part)
 
 
 def seed_of(*parts: JSON) -> int:
@@ -235,11 +258,15 @@ def seed_of(*parts: JSON) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-class _Head(BaseModel):
+class _Head(msgspec.Struct, gc=False):
     """What resuming reads of a chain's line."""
 
     key: str
     outcome: Outcome
+
+
+_HEADS = msgspec.json.Decoder(_Head)
+_MASK = (1 << 64) - 1
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -261,25 +288,54 @@ class ChainStore:
             yield self._read(Chain, number, line)
 
     def latest(self) -> Iterator[Chain]:
-        """Every attempt once, by its last line; an errored one only if it was never finished."""
-        places = {number for number, _ in self._counting().values()}
-        for number, line in self._lines():
-            if number in places:
-                yield self._read(Chain, number, line)
+        """Every attempt once, by its last line; an errored one only if it was never finished. Memory
+        does not grow with their number, only with that of the lines that were redone."""
+        for number, line in self._latest_lines():
+            yield self._read(Chain, number, line)
 
     def outcomes(self) -> dict[str, Outcome]:
         """Key → outcome of every attempt, as in `latest`; the chains themselves are not built."""
-        return {key: outcome for key, (_, outcome) in self._counting().items()}
-
-    def _counting(self) -> dict[str, tuple[int, Outcome]]:
-        """Key → the line that counts, and its outcome."""
-        found: dict[str, tuple[int, Outcome]] = {}
+        found: dict[str, Outcome] = {}
         for number, line in self._lines():
-            head = self._read(_Head, number, line)
-            finished = head.key in found and found[head.key][1] is not Outcome.ERRORED
-            if head.outcome is not Outcome.ERRORED or not finished:
-                found[head.key] = number, head.outcome
+            head = self._head(number, line)
+            if head.outcome is not Outcome.ERRORED or found.get(head.key) in (None, Outcome.ERRORED):
+                found[head.key] = head.outcome
         return found
+
+    def counts(self) -> Counter[Outcome]:
+        """How many attempts have each outcome, as in `latest`."""
+        return Counter(self._head(number, line).outcome for number, line in self._latest_lines())
+
+    def _latest_lines(self) -> Iterator[tuple[int, bytes]]:
+        passed_over = iter(self._passed_over())
+        next_one = next(passed_over, 0)
+        for number, line in self._lines():
+            if number == next_one:
+                next_one = next(passed_over, 0)
+            else:
+                yield number, line
+
+    def _passed_over(self) -> array[int]:
+        """The numbers of the lines that do not count, ascending."""
+        found = array("Q")
+        with Sorter("QB") as heads:
+            for number, line in self._lines():
+                head = self._head(number, line)
+                heads.add(hash(head.key) & _MASK, number, head.outcome is Outcome.ERRORED)
+            for _, group in groupby(heads, key=itemgetter(0)):
+                lines = [(number, errored) for _, number, errored in group]
+                if len(lines) > 1:
+                    finished = [number for number, errored in lines if not errored]
+                    counts = finished[-1] if finished else lines[-1][0]
+                    found.extend(number for number, _ in lines if number != counts)
+        return array("Q", sorted(found))
+
+    def _head(self, number: int, line: bytes) -> _Head:
+        try:
+            return _HEADS.decode(line)
+        except msgspec.MsgspecError:  # no chain, or one in other words
+            chain = self._read(Chain, number, line)
+            return _Head(chain.key, chain.outcome)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """The whole lines, numbered from 1."""
@@ -316,6 +372,27 @@ class ChainStore:
 
     def append(self, chains: Iterable[Chain]) -> None:
         """Write chains as they come, each flushed before the next is asked for."""
+        with self._locked() as file:
+            for chain in chains:
+                file.write(chain.model_dump_json().encode() + b"\n")
+                file.flush()
+
+    def merge(self, others: Iterable[ChainStore]) -> None:
+        """Append the attempts of other files that are not finished here, their lines as they are. They
+        are on the disk when this returns."""
+        with self._locked() as file:
+            there = self.outcomes()
+            for other in others:
+                for number, line in other._latest_lines():
+                    head = other._head(number, line)
+                    if _adds(there, head.key, head.outcome):
+                        file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """The file, at its end, for this writer alone."""
         with self._opened() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -326,9 +403,16 @@ class ChainStore:
                     remedy="Wait for it to end, or choose another run folder.",
                 ) from error
             _drop_cut_line(file)
-            for chain in chains:
-                file.write(chain.model_dump_json().encode() + b"\n")
-                file.flush()
+            yield file
+
+
+def _adds(there: dict[str, Outcome], key: str, outcome: Outcome) -> bool:
+    """Whether an attempt is new, or the first to be finished; it is then there."""
+    before = there.get(key)
+    if before is None or (before is Outcome.ERRORED is not outcome):
+        there[key] = outcome
+        return True
+    return False
 
 
 class ChainFiles:

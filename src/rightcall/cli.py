@@ -19,7 +19,8 @@ from rightcall.errors import ConfigError, DataError, RightCallError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from rightcall.chain import Chain, Problem
+    from rightcall.chain import Chain, ChainFiles, Problem
+    from rightcall.cluster import ClusterConfig
     from rightcall.estimate import Estimate
     from rightcall.exporting import Written
     from rightcall.pairs import PreferencePair
@@ -80,6 +81,14 @@ Set = Annotated[
 ]
 Budgets = Annotated[
     list[int] | None, typer.Option(min=1, help="A step budget; may be repeated. 10 and 20 by default.")
+]
+OnCluster = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cluster",
+        metavar="KEY=VALUE",
+        help="On Ray: workers=4, gpus=1 (of each), address=auto. This process alone by default.",
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only say what it would take: calls, tokens, money.")
@@ -340,13 +349,14 @@ def collect(
         list[str] | None,
         typer.Option("--with", metavar="KEY=VALUE", help="A setting of the model: price, cap, ..."),
     ] = None,
+    on_cluster: OnCluster = None,
     dry_run: DryRun = False,
 ) -> None:
     """Chains of a model on a task's problems, appended to a file; resumable."""
-    from rightcall import rollout, terminal
+    from rightcall import cluster, rollout, terminal
     from rightcall.chain import ChainStore
     from rightcall.models import Sampling
-    from rightcall.models.spec import ModelSpec, open_model
+    from rightcall.models.spec import ModelSpec
 
     if samples > 1 and not temperature:
         raise ConfigError(
@@ -367,17 +377,20 @@ def collect(
         _say_estimates([estimate(label, setting, problems, samples, spec, out, wished)])
         return
     counted = out.with_suffix(".usage.jsonl")
-    with open_model(spec, setting.playable(problems), usage_path=counted) as opened:
-        finished = rollout.finished(setting, opened.name, problems, samples, out)
+    place = cluster.TaskSpec(task, _table(option), _names(functions))
+    workers = _workers(on_cluster)
+    with cluster.collector(workers, spec, place, setting, problems, usage_path=counted) as by:
+        cluster.gather(out)
+        finished = rollout.finished(setting, by.name, problems, samples, out)
         try:
             with terminal.progress(
                 f"{source} on {task}", len(problems) * samples, finished
             ) as on_chain:
-                rollout.collect(setting, opened, problems, samples, out, on_chain, enough=wished)
+                by.collect(setting, problems, samples, out, on_chain, enough=wished)
         finally:  # also where a cap ends it
             terminal.out().print(terminal.outcome_table(str(out), ChainStore(out).latest()))
-            if opened.used:
-                terminal.out().print(opened.used, markup=False)
+            if by.used:
+                terminal.out().print(by.used, markup=False)
 
 
 # --- import and export --------------------------------------------------------------------------
@@ -502,7 +515,7 @@ def export_chains(
 
     from rightcall import exporting
 
-    every = _every(chains)
+    every = iter(_every(chains))
     first = next(every, None)
     if first is None:
         raise DataError("there are no chains", value=[str(path) for path in chains])
@@ -822,8 +835,12 @@ def train(
     method: Annotated[str, typer.Option(help="dpo, or sft on the chosen side.")] = "dpo",
     setting: Set = None,
     fresh: Annotated[bool, typer.Option(help="Begin anew instead of going on.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would take: rows, steps, memory.")
+    ] = False,
 ) -> None:
-    """Tune a model on pairs; killed and called again, it goes on from its last checkpoint."""
+    """Tune a model on pairs; killed and called again, it goes on from its last checkpoint. Several
+    processes, by accelerate launch: see docs/your-student.md."""
     from rightcall import terminal
     from rightcall.models.spec import ModelSpec
     from rightcall.settings import checked
@@ -831,11 +848,20 @@ def train(
 
     config = checked(trainer.TrainConfig, {"method": method, **_table(setting)})
     spec = ModelSpec.parse(model)
+    if dry_run:
+        memory, rows, steps = trainer.dry_run(config, spec.weights, file, adapter=spec.adapter)
+        figures: dict[str, object] = {"rows": rows, "steps": steps}
+        terminal.out().print(terminal.table("Nothing was loaded", ["", "value"], list(figures.items())))
+        terminal.out().print(terminal.memory_table(memory))
+        return
     with terminal.training(method) as on_log:
         result = trainer.train(
-            config, spec.weights, file, out, adapter=spec.adapter, resume=not fresh, on_log=on_log
-        )
-    figures: dict[str, object] = {"rows": result.rows, "steps": result.steps}
+            config, spec.weights, file, out, adapter=spec.adapter, resume=not fresh, on_log=on_log,
+            on_estimate=terminal.say_memory,
+        )  # fmt: skip
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+        return
+    figures = {"rows": result.rows, "steps": result.steps}
     figures |= {"left out, too long": len(result.too_long)}
     figures |= {name: f"{value:.4g}" for name, value in result.metrics.items()}
     terminal.out().print(terminal.table(str(result.output), ["", "value"], list(figures.items())))
@@ -856,25 +882,28 @@ def evaluate(
     functions: Functions = None,
     seed: Seed = 0,
     option: Option = None,
+    on_cluster: OnCluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy on held-out problems at every step budget, and how the functions were used."""
-    from rightcall import compare, rollout, terminal
+    from rightcall import cluster, compare, rollout, terminal
     from rightcall import evaluate as evaluation
-    from rightcall.models.spec import ModelSpec, open_model
+    from rightcall.models.spec import ModelSpec
     from rightcall.settings import checked
 
     config = checked(evaluation.EvaluateConfig, _table(setting))
     loaded = _load(task, option)
     problems = list(loaded.problems(split, count, seed))
     held = rollout.Setting(loaded, loaded.function_set(_names(functions)), source, seed=seed)
+    place = cluster.TaskSpec(task, _table(option), _names(functions))
+    workers = _workers(on_cluster)
     with (
-        open_model(ModelSpec.parse(model), held.playable(problems)) as opened,
+        cluster.collector(workers, ModelSpec.parse(model), place, held, problems) as by,
         terminal.progress(
             source, len(problems) * (1 + config.samples) + min(config.counterfactual, len(problems))
         ) as on_chain,
     ):
-        result = evaluation.evaluate(held, opened, problems, out, config, on_chain)
+        result = evaluation.evaluate(held, by, problems, out, config, on_chain)
     if as_json:
         print(result.model_dump_json(indent=2))
     else:
@@ -997,6 +1026,13 @@ def _table(overrides: list[str] | None) -> dict[str, Any]:
     return table
 
 
+def _workers(settings: list[str] | None) -> ClusterConfig:
+    from rightcall.cluster import ClusterConfig
+    from rightcall.settings import checked
+
+    return checked(ClusterConfig, _table(settings), at="cluster")
+
+
 def _plain(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
@@ -1007,12 +1043,11 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _every(paths: list[Path]) -> Iterator[Chain]:
+def _every(paths: list[Path]) -> ChainFiles:
     """The chains of files, each attempt once; the files must be there before any is read."""
-    from rightcall.chain import ChainStore
+    from rightcall.chain import ChainFiles
 
-    stores = [ChainStore(_existing(path)) for path in paths]
-    return (chain for store in stores for chain in store.latest())
+    return ChainFiles([_existing(path) for path in paths])
 
 
 def _given(files: list[Path] | None) -> list[Problem]:

@@ -2,8 +2,8 @@
 
 A stage's settings stand at the head of the stage that uses them; this file only puts them
 together. What stands at the top of a file (`[models]`, `[collect]`, `[search]`, `[augment]`, `[pairs]`,
-`[train]`, `[rounds]`, `[evaluate]`) holds for every task; the same table under `[tasks.NAME]` overrides
-it key by key. After loading, every task carries its complete settings:
+`[train]`, `[rounds]`, `[evaluate]`, `[cluster]`) holds for every task; the same table under
+`[tasks.NAME]` overrides it key by key. After loading, every task carries its complete settings:
 
     config = load_config("examples/demo.toml", ["seed=3", "tasks.fol.train.dpo.beta=0.2"])
     config.tasks["fol"].train.dpo.beta
@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from rightcall.augment.config import AugmentConfig
 from rightcall.chain import JSON, Frozen
+from rightcall.cluster import ClusterConfig
 from rightcall.errors import ConfigError
 from rightcall.evaluate import EvaluateConfig
 from rightcall.models import Sampling
@@ -189,6 +190,8 @@ class Stages(Frozen):
     train: Train = Train()
     rounds: Rounds = Rounds()
     evaluate: EvaluateConfig = EvaluateConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    """Workers that collect and evaluate instead of this process."""
     tolerate_errored: float = Field(0.02, ge=0, le=1)
     """Share of a stage's chains that may stay errored after a second try. They are left out: of the
     pairs, and of comparisons on both sides."""
@@ -295,7 +298,7 @@ def dump_config(config: Frozen) -> str:
 
 
 REACHED = re.compile(
-    r"\.models\.(teacher|student)\.(capacity|timeout|max_retries|cache|price|cap)(\.|$)"
+    r"\.models\.(teacher|student)\.(capacity|timeout|max_retries|cache|price|cap)(\.|$)|\.cluster\."
 )
 """Keys that may change within a run: no chain hangs on them."""
 

@@ -33,6 +33,15 @@ class RightCallError(Exception):
         shown = "" if value is None else f": {value!r}"
         super().__init__(f"{fault}{shown}." + (f" {remedy}" if remedy else ""))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_error, (type(self), self.fault, self.value, self.remedy)
+
+
+def _rebuild_error(
+    kind: type[RightCallError], fault: str, value: object, remedy: str
+) -> RightCallError:
+    return kind(fault, value=value, remedy=remedy)
+
 
 class DefinitionError(RightCallError):
     """A function or task is defined wrongly. Boundary: import of the user's file."""

@@ -47,7 +47,7 @@ from rightcall.errors import ConfigError, DataError, FailureKind, first_fault
 from rightcall.files import write_whole
 from rightcall.models import ChatModel, Sampling
 from rightcall.rate import Rate, rate
-from rightcall.rollout import Budget, Job, Setting, chain_key, collect
+from rightcall.rollout import Budget, Collector, InProcess, Job, Setting, chain_key
 from rightcall.stats import mean, pass_at_k
 
 BUDGETS = (10, 20)
@@ -204,7 +204,7 @@ def at_budget(chain: Chain, steps: int) -> Chain:
 
 def evaluate(
     setting: Setting,
-    model: ChatModel,
+    model: ChatModel | Collector,
     problems: Sequence[Problem],
     path: str | Path,
     config: EvaluateConfig = EvaluateConfig(),
@@ -218,6 +218,7 @@ def evaluate(
     chains. Raises `DataError` if a file holds chains of the same problems under other settings:
     figures are never mixed.
     """
+    by = model if isinstance(model, Collector) else InProcess(model)
     greedy = replace(
         setting,
         budget=Budget(steps=config.budgets[-1], tokens=config.tokens),
@@ -226,16 +227,16 @@ def evaluate(
     drawn = replace(
         greedy, sampling=Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
     )
-    chains = _rolled_out(greedy, model, problems, 1, Path(path), on_chain)
+    chains = _rolled_out(greedy, by, problems, 1, Path(path), on_chain)
     beside = samples_path(path)
-    samples = _rolled_out(drawn, model, problems, config.samples, beside, on_chain)
-    probes, plan = counterfactual.plan(greedy, model.name, problems, chains, config.counterfactual)
+    samples = _rolled_out(drawn, by, problems, config.samples, beside, on_chain)
+    probes, plan = counterfactual.plan(greedy, by.name, problems, chains, config.counterfactual)
     made = Circumstances(
         functions=shown_functions(setting.functions),
         counterfactual=plan if config.counterfactual else None,
     )
     write_whole(circumstances_path(path), made.model_dump_json(indent=2))
-    probed = counterfactual.probed(greedy, model, probes, counterfactual_path(path), on_chain)
+    probed = by.probe(greedy, probes, counterfactual_path(path), on_chain)
     return summarise(
         chains,
         samples,
@@ -463,14 +464,14 @@ def _checked_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
 
 def _rolled_out(
     setting: Setting,
-    model: ChatModel,
+    by: Collector,
     problems: Sequence[Problem],
     samples: int,
     path: Path,
     on_chain: Callable[[Chain], None] | None,
 ) -> list[Chain]:
     expected = {
-        (problem.id, sample): chain_key(setting, model.name, Job(problem, sample))
+        (problem.id, sample): chain_key(setting, by.name, Job(problem, sample))
         for problem in problems
         for sample in range(samples)
     }
@@ -481,7 +482,7 @@ def _rolled_out(
     for slot, chain in read_chains(path).items():
         if slot in expected and expected[slot] != chain.key:
             raise _mixed_settings(path, chain.problem_id)
-    collect(setting, model, problems, samples, path, on_chain)
+    by.collect(setting, problems, samples, path, on_chain)
     return [chain for slot, chain in read_chains(path).items() if slot in expected]
 
 

@@ -7,15 +7,16 @@ makes it durable.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -40,6 +41,9 @@ from rightcall.functions import FunctionSet, Result, States
 from rightcall.models import ChatModel, Reply, Request, Sampling
 from rightcall.sandbox import MAX_IDLE_WORKERS
 from rightcall.task import Task, task_errors
+
+if TYPE_CHECKING:
+    from rightcall.conduct.counterfactual import Probe
 
 PATIENCE_SECONDS = 0.25
 """For the calls of a round in worker processes, before the model goes on without their chains."""
@@ -485,16 +489,19 @@ def collect(
     on_chain: Callable[[Chain], None] | None = None,
     *,
     enough: Enough | None = None,
+    known: Sequence[str | Path] = (),
 ) -> ChainStore:
     """`samples` chains for each problem (fewer if that is `enough`), appended to `path` as they finish.
 
     Killed and called again with the same arguments it keeps what is finished, redoes errored
     chains, and ends with the same set: file order may differ, keys do not. Readers take the last
-    line of a key (a redone chain follows its errored one).
+    line of a key (a redone chain follows its errored one). A chain that is finished in a file of
+    `known` is not made again, and not written.
     """
     store = ChainStore(path)
-    done = _finished_keys(store) if enough is None else set()
-    adaptive = None if enough is None else _Adaptive(setting, model.name, samples, enough, store)
+    stores = [store, *map(ChainStore, known)]
+    done = set().union(*map(finished_keys, stores)) if enough is None else set()
+    adaptive = None if enough is None else _Adaptive(setting, model.name, samples, enough, stores)
     jobs: Iterator[Job | None] = (
         job
         for problem in problems
@@ -515,6 +522,73 @@ def collect(
     with closing(rollouts(setting, model, jobs)) as chains:
         store.append(reported(chains))
     return store
+
+
+class Collector(ABC):
+    """Who makes chains and puts them into files: a model in this process, or workers elsewhere."""
+
+    name: str
+    """Of the model."""
+    used: str = ""
+    """See `ChatModel.used`."""
+
+    @abstractmethod
+    def collect(
+        self,
+        setting: Setting,
+        problems: Sequence[Problem],
+        samples: int,
+        path: str | Path,
+        on_chain: Callable[[Chain], None] | None = None,
+        *,
+        enough: Enough | None = None,
+    ) -> ChainStore:
+        """See `collect`."""
+
+    @abstractmethod
+    def probe(
+        self,
+        setting: Setting,
+        probes: Mapping[str, Probe],
+        path: str | Path,
+        on_chain: Callable[[Chain], None] | None = None,
+    ) -> list[Chain]:
+        """See `rightcall.conduct.counterfactual.probed`."""
+
+
+class InProcess(Collector):
+    """An open model."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self._model = model
+        self.name = model.name
+
+    @property
+    def used(self) -> str:  # type: ignore[override]  # asked, not set
+        return self._model.used
+
+    def collect(
+        self,
+        setting: Setting,
+        problems: Sequence[Problem],
+        samples: int,
+        path: str | Path,
+        on_chain: Callable[[Chain], None] | None = None,
+        *,
+        enough: Enough | None = None,
+    ) -> ChainStore:
+        return collect(setting, self._model, problems, samples, path, on_chain, enough=enough)
+
+    def probe(
+        self,
+        setting: Setting,
+        probes: Mapping[str, Probe],
+        path: str | Path,
+        on_chain: Callable[[Chain], None] | None = None,
+    ) -> list[Chain]:
+        from rightcall.conduct.counterfactual import probed
+
+        return probed(setting, self._model, probes, path, on_chain)
 
 
 @dataclass
@@ -538,7 +612,12 @@ class _Adaptive:
     """
 
     def __init__(
-        self, setting: Setting, model: str, samples: int, enough: Enough, store: ChainStore
+        self,
+        setting: Setting,
+        model: str,
+        samples: int,
+        enough: Enough,
+        stores: Iterable[ChainStore],
     ) -> None:
         self._setting = setting
         self._model = model
@@ -546,6 +625,7 @@ class _Adaptive:
         self._enough = enough
         self._known = {
             chain.key: chain.right_for_the_right_reason
+            for store in stores
             for chain in store.latest()
             if chain.outcome is not Outcome.ERRORED
         }
@@ -601,7 +681,7 @@ def finished(
     setting: Setting, model: str, problems: Iterable[Problem], samples: int, path: str | Path
 ) -> int:
     """How many chains of such a collection a file already holds, errored ones not counted."""
-    done = _finished_keys(ChainStore(path))
+    done = finished_keys(ChainStore(path))
     if not done:
         return 0
     return sum(
@@ -611,5 +691,6 @@ def finished(
     )
 
 
-def _finished_keys(store: ChainStore) -> set[str]:
+def finished_keys(store: ChainStore) -> set[str]:
+    """The keys of a file's chains, errored ones left out."""
     return {key for key, outcome in store.outcomes().items() if outcome is not Outcome.ERRORED}

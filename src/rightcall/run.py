@@ -25,22 +25,22 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain as joined
 from itertools import count
 from pathlib import Path
 
 from rightcall import terminal
 from rightcall.augment import augment, load_operation, operations_of
-from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem, seed_of
+from rightcall.chain import Chain, ChainFiles, ChainStore, Frozen, Outcome, Problem, seed_of
+from rightcall.cluster import TaskSpec, collector, gather
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
 from rightcall.errors import ConfigError, DataError
 from rightcall.evaluate import Selection, counterfactual_path, evaluate, samples_path, select
 from rightcall.files import read_lines, write_whole
-from rightcall.models import ChatModel, Sampling
+from rightcall.models import Sampling
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.models.weights import load_tokenizer
 from rightcall.pairs import (
@@ -55,7 +55,7 @@ from rightcall.pairs import (
 from rightcall.rendering import Renderer
 from rightcall.report import RunData, load_run, write_report
 from rightcall.report.data import ROLES
-from rightcall.rollout import Budget, Setting, collect, finished
+from rightcall.rollout import Budget, Collector, Setting, finished
 from rightcall.search import SearchResult, search
 from rightcall.task import SPLITS, Task, load_task
 from rightcall.train.trainer import TrainConfig, Weights, train
@@ -199,18 +199,18 @@ def _collected(place: Place, role: str, spec: ModelSpec, settings: Collect, path
     """A model's chains on the training problems, into a file."""
     problems = place.problems("train")[: settings.problems]
     setting = place.setting(role, settings.sampling, settings.budget)
-    with _opened(place, spec, setting, problems) as model:
-        had = finished(setting, model.name, problems, settings.samples, path)
+    with _opened(place, spec, setting, problems) as by:
+        gather(path)
+        had = finished(setting, by.name, problems, settings.samples, path)
         with terminal.progress(role, len(problems) * settings.samples, had) as on_chain:
             once = partial(
-                collect, setting, model, problems, settings.samples, path, on_chain,
-                enough=settings.enough,
-            )  # fmt: skip
+                by.collect, setting, problems, settings.samples, path, on_chain, enough=settings.enough
+            )
             store = once()
             if _errored(store):  # a second try, of the errored chains and nothing else
                 once()
     _check_errored(store, place.settings.tolerate_errored)
-    counts = Counter(store.outcomes().values())
+    counts = store.counts()
     return ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
 
 
@@ -243,32 +243,35 @@ def take_chains(place: Place, role: str, settings: Collect) -> str:
             value=", ".join(settings.chains),
             remedy="Their problems must be in the train split, with the same ids and questions.",
         )
-    counts = Counter(store.outcomes().values())
+    counts = store.counts()
     said = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
     return f"{said}; {others} chains of other problems left out"
 
 
 @contextmanager
 def _opened(
-    place: Place, spec: ModelSpec, setting: Setting, problems: Iterable[Problem]
-) -> Iterator[ChatModel]:
-    """A role's model; what a server's model used is counted in the run's folder, for all of its tasks,
-    and said, however it ends."""
+    place: Place, spec: ModelSpec, setting: Setting, problems: Sequence[Problem]
+) -> Iterator[Collector]:
+    """A role's model, here or with the workers of the run; what a server's model used is counted in the
+    run's folder, for all of its tasks, and said, however it ends."""
     counted = place.folder.parent / "usage.jsonl"
-    with open_model(spec, setting.playable(problems), usage_path=counted) as model:
+    task = TaskSpec(place.settings.task, place.settings.options, place.settings.functions)
+    cluster = place.settings.cluster
+    with collector(cluster, spec, task, setting, problems, usage_path=counted) as by:
         try:
-            yield model
+            yield by
         finally:
-            if model.used:
-                terminal.say(f"{place.folder.name} {setting.source}: {model.used}")
+            if by.used:
+                terminal.say(f"{place.folder.name} {setting.source}: {by.used}")
 
 
 def _errored(store: ChainStore) -> int:
-    return sum(outcome is Outcome.ERRORED for outcome in store.outcomes().values())
+    return store.counts()[Outcome.ERRORED]
 
 
 def _check_errored(store: ChainStore, tolerated: float) -> None:
-    errored, all_of_them = _errored(store), len(store.outcomes())
+    counts = store.counts()
+    errored, all_of_them = counts[Outcome.ERRORED], counts.total()
     if errored > tolerated * all_of_them:
         raise DataError(
             f"{errored} of {all_of_them} chains errored",
@@ -305,9 +308,8 @@ def search_errors(place: Place) -> str:
     return f"{found}, {result.rollouts} rollouts"
 
 
-def _chains(place: Place, *files: str) -> Iterator[Chain]:
-    for name in files:
-        yield from ChainStore(place.chains(name)).latest()
+def _chains(place: Place, *files: str) -> ChainFiles:
+    return ChainFiles(place.chains(name) for name in files)
 
 
 def vary(place: Place) -> str:
@@ -394,6 +396,7 @@ def _trained(
             reference=Weights(reference.weights, reference.adapter) if reference else None,
             device=start.device,
             on_log=on_log,
+            on_estimate=terminal.say_memory,
         )
     left_out = f", {len(result.too_long)} too long" if result.too_long else ""
     speed = f", {result.tokens / result.seconds:,.0f} tokens/s" if result.seconds else ""
@@ -441,12 +444,12 @@ def measure(role: str) -> Callable[[Place], str]:
         stores = [ChainStore(file) for file in files]
         wished = len(problems) * (1 + wanted.samples) + min(wanted.counterfactual, len(problems))
         with (
-            _opened(place, place.model(role), place.setting(role), problems) as model,
+            _opened(place, place.model(role), place.setting(role), problems) as by,
             terminal.progress(role, wished) as on_chain,
         ):
-            result = evaluate(place.setting(role), model, problems, path, wanted, on_chain)
+            result = evaluate(place.setting(role), by, problems, path, wanted, on_chain)
             if any(map(_errored, stores)):  # a second try, of the errored chains and nothing else
-                result = evaluate(place.setting(role), model, problems, path, wanted, on_chain)
+                result = evaluate(place.setting(role), by, problems, path, wanted, on_chain)
         for store in stores:
             _check_errored(store, place.settings.tolerate_errored)
         return f"{result.accuracy[result.headline]} on {len(result.scores)} test problems"
@@ -500,10 +503,10 @@ class Round:
         folder, wanted = place.round(self.number), place.settings.pairs
         trained = place.settings.train.dpo.strategies or tuple(wanted.strategies)
         weights = {name: weight for name, weight in wanted.strategies.items() if name in trained}
-        own = ChainStore(folder / "chains.jsonl").latest()
+        chains = ChainFiles([folder / "chains.jsonl", place.chains("teacher")])
         statistics, _ = _paired(
             place,
-            joined(own, _chains(place, "teacher")),
+            chains,
             folder / "pairs.jsonl",
             wanted.model_copy(update={"strategies": weights}),
         )

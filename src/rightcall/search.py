@@ -70,7 +70,7 @@ class FirstError(Frozen):
     """Value of the step before."""
 
 
-def first_error(tree: StepTree, key: str, tries: int) -> FirstError | None:
+def first_error(tree: StepTree[Chain], key: str, tries: int) -> FirstError | None:
     """What a tree knows of a chain's first error: see `StepTree.first_error`."""
     node = tree.first_error(key, tries)
     if node is None or node.parent is None:
@@ -93,7 +93,7 @@ def first_error(tree: StepTree, key: str, tries: int) -> FirstError | None:
 # --- which prefixes are probed ------------------------------------------------------------------
 
 
-def next_probes(tree: StepTree, searched: Sequence[str], tries: int) -> list[Node]:
+def next_probes(tree: StepTree[Chain], searched: Sequence[str], tries: int) -> list[Node]:
     """The prefixes to roll out from next, for chains that did not end well: one for each chain whose
     first error is still open, each prefix once. Empty when nothing is left to ask."""
     shared = Counter(index for key in searched for index in tree.paths[key])
@@ -105,7 +105,7 @@ def next_probes(tree: StepTree, searched: Sequence[str], tries: int) -> list[Nod
     return [node for _, node in sorted(found.items())]
 
 
-def _probe(tree: StepTree, key: str, tries: int, shared: Mapping[int, int]) -> Node | None:
+def _probe(tree: StepTree[Chain], key: str, tries: int, shared: Mapping[int, int]) -> Node | None:
     path = tree.path(key)
     if not tree.root.recovered or path[-1].recovered:
         return None
@@ -356,7 +356,7 @@ class _Rounds:
         found = (first_error(tree, key, self.config.rollouts) for key in searched.wrong)
         self.result.errors += [error for error in found if error is not None]
 
-    def _round(self, tree: StepTree, searched: _Searched) -> dict[str, Job]:
+    def _round(self, tree: StepTree[Chain], searched: _Searched) -> dict[str, Job]:
         """Every job of the next round, by the key of its chain. k rollouts from each prefix whatever
         the first ones show: stopping at a success would bias the values."""
         jobs = {}

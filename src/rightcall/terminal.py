@@ -28,6 +28,7 @@ from rightcall.task import Task
 
 if TYPE_CHECKING:
     from rightcall.evaluate import Evaluation
+    from rightcall.train.config import MemoryEstimate
 
 MARK = {
     Outcome.CORRECT: ("✔", "green"),
@@ -155,6 +156,26 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for row in rows:
         made.add_row(*(Text(printable(str(cell))) for cell in row))
     return made
+
+
+def memory_table(made: MemoryEstimate) -> Table:
+    """What a training needs of a device, part by part."""
+    rows = [(name, f"{size / 2**30:.2f}") for name, size in made.parts.items()]
+    rows.append(("in all", f"{made.total / 2**30:.2f}"))
+    if made.free is not None:
+        rows.append((f"free ({made.device})", f"{made.free / 2**30:.2f}"))
+    title = (
+        f"Memory at its peak: {made.trained:,} of {made.parameters:,} parameters trained, "
+        f"{made.tokens:,} tokens at once"
+    )
+    return table(title, ["", "GiB"], rows)
+
+
+def say_memory(made: MemoryEstimate) -> None:
+    """The same as a line."""
+    parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in made.parts.items())
+    free = "" if made.free is None else f" of {made.free / 2**30:.1f} free"
+    say(f"memory: about {made.total / 2**30:.1f} GiB{free} on {made.device} ({parts})")
 
 
 def bracketed(texts: Iterable[tuple[str, bool]]) -> str:

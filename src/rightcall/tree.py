@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+import msgspec
+
 from rightcall.chain import CORRUPTED, Call, Message, Outcome
 from rightcall.errors import DataError, FailureKind
 
@@ -94,8 +96,7 @@ Identity = tuple[str, str, FailureKind | None]
 """What makes two steps the same: the reply, the observation's text, and whether and why it failed."""
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(msgspec.Struct, frozen=True, gc=False):
     """A step in its place, or the root (the prompt)."""
 
     index: int
@@ -223,7 +224,7 @@ class StepTree(Generic[C]):
         return at if at is not None and at.depth and self.lost(key, at, tries) else None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Growing:
     """A node while chains are added."""
 
@@ -243,21 +244,25 @@ def _grown(chains: dict[str, C], require_process: bool) -> StepTree[C]:
     paths: dict[str, tuple[int, ...]] = {}
     well = frozenset(key for key, chain in chains.items() if ended_well(chain, require_process))
     for key, chain in chains.items():
-        path = [0]
-        for step in whole_steps(chain):
-            identity = (step.reply, step.observation.text, step.observation.failure)
-            child = nodes[path[-1]].children.setdefault(identity, len(nodes))
-            if child == len(nodes):
-                nodes.append(_Growing(path[-1], len(path), step))
-            path.append(child)
-        for depth, index in enumerate(path):
-            node = nodes[index]
+        counts_from = math.inf if chain.source == CORRUPTED else chain.given_steps
+        path, node, ended = [0], nodes[0], key in well
+        for depth, step in enumerate((None, *whole_steps(chain))):
+            if step is not None:
+                observed = step.observation
+                identity = (step.reply, observed.text, observed.failure)
+                index = node.children.get(identity)
+                if index is None:
+                    index = node.children[identity] = len(nodes)
+                    nodes.append(_Growing(path[-1], depth, step))
+                path.append(index)
+                node = nodes[index]
             node.chains.append(key)
-            counts = depth >= chain.given_steps and chain.source != CORRUPTED
-            node.counted += counts
-            node.ended_well += counts and key in well
-            node.recovered |= key in well
-        nodes[path[-1]].final |= not chain.maybe_cut and len(path) > 1
+            if depth >= counts_from:
+                node.counted += 1
+                node.ended_well += ended
+            if ended:
+                node.recovered = True
+        node.final |= not chain.maybe_cut and len(path) > 1
         paths[key] = tuple(path)
     return StepTree(tuple(_frozen(i, n) for i, n in enumerate(nodes)), chains, paths, well)
 

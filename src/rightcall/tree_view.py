@@ -14,6 +14,7 @@ from html import escape
 from rich.text import Text
 from rich.tree import Tree
 
+from rightcall.chain import Chain
 from rightcall.terminal import printable
 from rightcall.tree import Node, StepTree
 
@@ -64,7 +65,7 @@ def shortened(text: str, limit: int) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-def rows(tree: StepTree, tries: int = 4) -> Iterator[Row]:
+def rows(tree: StepTree[Chain], tries: int = 4) -> Iterator[Row]:
     """Every node, parents before children, the branch that most chains took first."""
     errors = {node.index for key in tree.paths if (node := tree.first_error(key, tries)) is not None}
     wrong = {
@@ -81,7 +82,7 @@ def rows(tree: StepTree, tries: int = 4) -> Iterator[Row]:
         waiting += [(child, indent + (len(children) > 1)) for child in children]
 
 
-def tree_text(tree: StepTree, tries: int = 4) -> Tree:
+def tree_text(tree: StepTree[Chain], tries: int = 4) -> Tree:
     """For the terminal."""
     top: Tree | None = None
     open_branches: list[tuple[int, Tree]] = []
@@ -123,7 +124,7 @@ def _style(node: Node) -> str:
 _ROW, _INDENT, _PILL, _MARGIN, _WIDTH = 22, 22, 44, 14, 960
 
 
-def tree_svg(tree: StepTree, title: str, tries: int = 4) -> str:
+def tree_svg(tree: StepTree[Chain], title: str, tries: int = 4) -> str:
     """One picture without scripts, fonts or links; it reads on a light and on a dark page."""
     lines = list(rows(tree, tries))
     place = {row.node.index: _place(number, row) for number, row in enumerate(lines)}

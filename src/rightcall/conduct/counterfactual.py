@@ -64,7 +64,7 @@ from rightcall.conduct.values import (
 from rightcall.functions import Result, States
 from rightcall.models import ChatModel
 from rightcall.rate import Rate, rate
-from rightcall.rollout import Job, Setting, chain_key, rollouts
+from rightcall.rollout import Job, Setting, chain_key, finished_keys, rollouts
 from rightcall.task import task_errors
 
 OPERATION = "counterfactual observation"
@@ -389,12 +389,14 @@ def probed(
     probes: Mapping[str, Probe],
     path: str | Path,
     on_chain: Callable[[Chain], None] | None = None,
+    *,
+    known: Sequence[str | Path] = (),
 ) -> list[Chain]:
     """Let the model go on from each replaced observation; the chains are appended to `path`, with what
-    became of the answer as their judgement. Called again it keeps what is finished and redoes errored
-    ones."""
+    became of the answer as their judgement. Called again it keeps what is finished, there or in a file
+    of `known`, and redoes errored ones."""
     store = ChainStore(path)
-    done = {key for key, outcome in store.outcomes().items() if outcome is not Outcome.ERRORED}
+    done = set().union(*map(finished_keys, [store, *map(ChainStore, known)]))
     jobs = [probe.job for key, probe in probes.items() if key not in done]
 
     def told(chains: Iterator[Chain]) -> Iterator[Chain]:

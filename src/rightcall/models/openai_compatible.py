@@ -172,6 +172,10 @@ class OpenAICompatible(ChatModel):
         """Of this process."""
         return self._purse.ledger.now
 
+    def keep_count(self) -> None:
+        """Write what was counted so far to `usage_path`; for between collections, not during one."""
+        self._purse.ledger.flush()
+
     @property
     def used(self) -> str:  # type: ignore[override]  # counted, not set
         """What was used, by this process and in all."""

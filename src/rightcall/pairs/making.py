@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
+import re
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rightcall.chain import ByProblem, Chain, Frozen, Outcome, digest, seed_of
+from rightcall.chain import Chain, Frozen, Outcome, StopReason, digest, seed_of
 from rightcall.errors import ConfigError, nearest
+from rightcall.pairs.gathering import Entry, Gathered
+from rightcall.pairs.outline import Head, Outline
 from rightcall.pairs.pair import PreferencePair, identity, texts
 from rightcall.pairs.statistics import PairStatistics, pair_statistics
 from rightcall.pairs.strategies import STRATEGIES, Sides, Strategy
+from rightcall.spill import Seen
 from rightcall.tree import StepTree, ended_well, step_trees
 
 
@@ -67,15 +72,14 @@ class PairConfig(Frozen):
 def make_pairs(
     chains: Iterable[Chain], config: PairConfig = PairConfig(), dropped: Counter[str] | None = None
 ) -> Iterator[PreferencePair]:
-    """Pairs from the chains of any number of problems, in any order, from any number of files.
+    """Pairs from the chains of any number of problems, in any order; of files, give `ChainFiles`.
 
-    The same chains in another order give the same pairs. Memory holds one problem's chains and an
-    index at a time: the chains themselves wait in a temporary file. `dropped`, if given, counts
-    what made no pair, and why.
+    The same chains in another order give the same pairs. Memory holds one problem's chains at a time:
+    the others stay in their files (or wait in a temporary one). Of a chain that no pair may come of, no
+    more is read, and checked, than that shows. `dropped`, if given, counts what made no pair, and why.
     """
     dropped = Counter() if dropped is None else dropped
-    with ByProblem() as kept:
-        _put(kept, chains, {*config.sources_chosen, *config.sources_rejected}, dropped)
+    with _gathered(chains, config) as kept:
         yield from _pairs(kept, config, dropped)
 
 
@@ -88,65 +92,124 @@ def compare_strategies(
     if unknown:
         remedy = nearest(unknown[0], STRATEGIES)
         raise ConfigError("unknown strategy", value=unknown[0], remedy=remedy)
-    before: Counter[str] = Counter()
     found = {}
-    with ByProblem() as kept:
-        _put(kept, chains, {*config.sources_chosen, *config.sources_rejected}, before)
-        for name in names or STRATEGIES:
-            dropped = Counter(before)
+    asked = dict.fromkeys(names or STRATEGIES, 1.0)
+    with _gathered(chains, config.model_copy(update={"strategies": asked})) as kept:
+        for name in asked:
+            dropped: Counter[str] = Counter()
             alone = config.model_copy(update={"strategies": {name: 1.0}})
             found[name] = pair_statistics(_pairs(kept, alone, dropped), dropped)
     return found
 
 
-def _put(kept: ByProblem, chains: Iterable[Chain], sources: set[str], dropped: Counter[str]) -> None:
-    for chain in chains:
-        if chain.outcome is Outcome.ERRORED:
-            dropped["errored chain"] += 1
-        elif chain.source not in sources:
-            dropped[f"source not asked for: {chain.source}"] += 1
-        elif not kept.put(chain):
-            dropped["chain given twice"] += 1
+def _gathered(chains: Iterable[Chain], config: PairConfig) -> Gathered:
+    return Gathered(chains, config.seed, _kind_by(config))
 
 
-def _pairs(kept: ByProblem, config: PairConfig, dropped: Counter[str]) -> Iterator[PreferencePair]:
+def _pairs(kept: Gathered, config: PairConfig, dropped: Counter[str]) -> Iterator[PreferencePair]:
     if config.max_pairs is None:
         yield from _all_pairs(kept, config, dropped)
         return
     spare: Counter[str] = Counter()
-    labels = [_group(pair, config.balance) for pair in _all_pairs(kept, config, spare)]
+    labels = (_group(pair, config.balance) for pair in _all_pairs(kept, config, spare))
     taken = _evenly(labels, config.max_pairs, random.Random(seed_of("pairs", config.seed)))
-    dropped["over max_pairs"] += len(labels) - len(taken)
+    dropped["over max_pairs"] += len(taken) - sum(taken)
     for index, pair in enumerate(_all_pairs(kept, config, dropped)):
-        if index in taken:
+        if taken[index]:
             yield pair
 
 
-def _all_pairs(kept: ByProblem, config: PairConfig, dropped: Counter[str]) -> Iterator[PreferencePair]:
-    seen: set[str] = set()
-    for problem in sorted(kept.problems(), key=lambda p: digest(config.seed, *p)):
-        chains = sorted(kept.chains(*problem), key=lambda c: digest(config.seed, c.key))
+def _all_pairs(kept: Gathered, config: PairConfig, dropped: Counter[str]) -> Iterator[PreferencePair]:
+    seen = Seen()
+    for entries in kept.problems(dropped, {*config.sources_chosen, *config.sources_rejected}):
+        if (nothing := _hopeless(entries, kept.sources, config)) is not None:
+            dropped[nothing] += 1
+            continue
+        outlines = map(kept.outline, entries)
+        chains = sorted(outlines, key=lambda c: (digest(config.seed, c.key), c.key))
         material = _material(chains, config, dropped)
         before = len(seen)
-        generator = random.Random(seed_of("pairs", config.seed, *problem))
+        generator = random.Random(seed_of("pairs", config.seed, chains[0].task, chains[0].problem_id))
         yield from _problem_pairs(material, config, generator, seen, dropped)
         if len(seen) == before:
             dropped[material.nothing] += 1
 
 
+# --- problems without a contrast ----------------------------------------------------------------
+
+_RIGHT, _WRONG, _UNSURE, _FAILED = 2, 4, 8, 16
+"""What a head tells of a chain: it ended well; it may be rejected; whether it may be rejected cannot be
+told; it has a failed call."""
+
+_MAYBE_CUT = (StopReason.REPLY_TRUNCATED, StopReason.TOKEN_BUDGET)
+
+_NEEDED = {"chain": _RIGHT | _WRONG, "step": _RIGHT | _WRONG, "first_error": _RIGHT | _WRONG}
+_NEEDED["repair"] = _FAILED
+"""Strategy → what a problem's chains must show before it can make a pair; of others all are asked."""
+
+_FAILURE = re.compile(rb'"failure"\s*:\s*"')
+
+
+def _kind_by(config: PairConfig) -> Callable[[Head], int]:
+    """What heads tell of chains, under a config."""
+    reject_process = _WRONG if _rejects_process(config) else 0
+    repairs = config.strategies.get("repair", 0) > 0
+
+    def kind(head: Head) -> int:
+        steps = bytes(head.steps)
+        failed = _FAILED if repairs and _FAILURE.search(steps) else 0
+        if ended_well(head, config.require_process):
+            return failed | _RIGHT
+        if head.outcome is Outcome.CORRECT:
+            return failed | reject_process
+        return failed | (_UNSURE if head.stop_reason in _MAYBE_CUT or steps == b"[]" else _WRONG)
+
+    return kind
+
+
+def _hopeless(entries: Sequence[Entry], sources: Sequence[str], config: PairConfig) -> str | None:
+    """Why a problem's chains make no pair, where their heads tell so."""
+    shown = 0
+    for number, kinds in _by_source(entries).items():
+        shown |= kinds & _FAILED
+        shown |= kinds & _RIGHT if sources[number] in config.sources_chosen else 0
+        shown |= kinds & _WRONG if sources[number] in config.sources_rejected else 0
+        if kinds & _UNSURE:
+            return None
+    asked = [name for name, weight in config.strategies.items() if weight > 0]
+    if any(shown & (needed := _NEEDED.get(name, 0)) == needed for name in asked):
+        return None
+    if not shown & _RIGHT:
+        return _NO_RIGHT
+    return _NO_WRONG if not shown & _WRONG else _NO_PAIR
+
+
+def _by_source(entries: Iterable[Entry]) -> dict[int, int]:
+    """Source → what any of its chains shows."""
+    found: dict[int, int] = {}
+    for entry in entries:
+        found[entry.source] = found.get(entry.source, 0) | entry.kind
+    return found
+
+
 # --- the two sides ------------------------------------------------------------------------------
+
+
+_NO_RIGHT = "problem without a right chain"
+_NO_WRONG = "problem without a wrong chain"
+_NO_PAIR = "problem whose chains make no pair"
 
 
 @dataclass(frozen=True)
 class _Material:
     """A problem's trees, each with the chains that may stand on either side."""
 
-    trees: list[tuple[StepTree, Sides]]
+    trees: list[tuple[StepTree[Outline], Sides]]
     nothing: str
     """What to say if no pair comes of it."""
 
 
-def _material(chains: Sequence[Chain], config: PairConfig, dropped: Counter[str]) -> _Material:
+def _material(chains: Sequence[Outline], config: PairConfig, dropped: Counter[str]) -> _Material:
     """`chains` are one problem's, in the order in which they are to be used."""
     right = [c for c in chains if ended_well(c, config.require_process)]
     wrong = [c for c in chains if _bad(c, config, dropped)]
@@ -159,41 +222,42 @@ def _material(chains: Sequence[Chain], config: PairConfig, dropped: Counter[str]
         "repairable": _repairable(chains, config),
     }
     trees = step_trees(chains, require_process=config.require_process)
-    nothing = "problem whose chains make no pair"
-    if not groups["right"]:
-        nothing = "problem without a right chain"
-    elif not groups["wrong"]:
-        nothing = "problem without a wrong chain"
+    nothing = _NO_RIGHT if not groups["right"] else _NO_PAIR if groups["wrong"] else _NO_WRONG
     return _Material([(tree, _sides(tree, groups, config)) for tree in trees], nothing)
 
 
-def _sides(tree: StepTree, groups: Mapping[str, Sequence[Chain]], config: PairConfig) -> Sides:
+def _sides(
+    tree: StepTree[Outline], groups: Mapping[str, Sequence[Outline]], config: PairConfig
+) -> Sides:
     own = {name: [c for c in group if c.key in tree.chains] for name, group in groups.items()}
     return Sides(**own, min_rollouts=config.min_rollouts)
 
 
-def _bad(chain: Chain, config: PairConfig, dropped: Counter[str]) -> bool:
+def _bad(chain: Outline, config: PairConfig, dropped: Counter[str]) -> bool:
     if chain.outcome is Outcome.CORRECT:
-        also_process = config.require_process and config.reject_right_answer_wrong_process
-        return also_process and not chain.right_for_the_right_reason
+        return _rejects_process(config) and not chain.right_for_the_right_reason
     if not chain.steps or chain.maybe_cut:
         dropped["wrong chain with a cut or no reply"] += 1
         return False
     return True
 
 
-def _whole(chains: Sequence[Chain]) -> list[Chain]:
+def _rejects_process(config: PairConfig) -> bool:
+    return config.require_process and config.reject_right_answer_wrong_process
+
+
+def _whole(chains: Sequence[Outline]) -> list[Outline]:
     return [chain for chain in chains if not chain.given_steps]
 
 
-def _preferred(chains: Sequence[Chain], sources: Sequence[str]) -> list[Chain]:
+def _preferred(chains: Sequence[Outline], sources: Sequence[str]) -> list[Outline]:
     """The distinct chains of the first source that has any."""
     return next((found for source in sources if (found := _mixed(chains, (source,)))), [])
 
 
-def _mixed(chains: Sequence[Chain], sources: Sequence[str]) -> list[Chain]:
+def _mixed(chains: Sequence[Outline], sources: Sequence[str]) -> list[Outline]:
     """The distinct chains of all these sources; of two that say the same, the earlier source's."""
-    found: dict[tuple[str, ...], Chain] = {}
+    found: dict[tuple[str, ...], Outline] = {}
     for source in sources:
         for chain in chains:
             if chain.source == source:
@@ -201,7 +265,7 @@ def _mixed(chains: Sequence[Chain], sources: Sequence[str]) -> list[Chain]:
     return list(found.values())
 
 
-def _repairable(chains: Sequence[Chain], config: PairConfig) -> list[Chain]:
+def _repairable(chains: Sequence[Outline], config: PairConfig) -> list[Outline]:
     """Chains that may stand on both sides, by order of the sources."""
     both = [source for source in config.sources_chosen if source in config.sources_rejected]
     return [chain for source in both for chain in chains if chain.source == source]
@@ -214,7 +278,7 @@ def _problem_pairs(
     material: _Material,
     config: PairConfig,
     generator: random.Random,
-    seen: set[str],
+    seen: Seen,
     dropped: Counter[str],
 ) -> Iterator[PreferencePair]:
     """Up to `max_per_problem` pairs, each from the strategy drawn by weight, or the next one that
@@ -237,15 +301,13 @@ def _all_of(strategy: Strategy, material: _Material) -> Iterator[PreferencePair]
         yield from strategy(tree, sides)
 
 
-def _fresh(pair: PreferencePair, seen: set[str], dropped: Counter[str]) -> bool:
+def _fresh(pair: PreferencePair, seen: Seen, dropped: Counter[str]) -> bool:
     if texts(pair.chosen) == texts(pair.rejected):
         dropped["chosen and rejected alike"] += 1
         return False
-    found = identity(pair)
-    if found in seen:
+    if not seen.add(int(identity(pair), 16)):
         dropped["duplicate"] += 1
         return False
-    seen.add(found)
     return True
 
 
@@ -260,20 +322,25 @@ def _group(pair: PreferencePair, columns: Sequence[str]) -> tuple[object, ...]:
     return tuple(values[column] for column in columns)
 
 
-def _evenly(labels: Sequence[tuple[object, ...]], count: int, generator: random.Random) -> set[int]:
-    """Indices of `count` items, as evenly over the labels as their numbers allow.
+def _evenly(labels: Iterable[tuple[object, ...]], count: int, generator: random.Random) -> bytearray:
+    """For each item 1 if it is among `count` that are taken, as evenly over the labels as their numbers
+    allow.
 
-    >>> sorted(_evenly([("a",), ("a",), ("a",), ("b",)], 2, random.Random(0)))[1]
-    3
+    >>> list(_evenly([("a",), ("a",), ("a",), ("b",)], 2, random.Random(0)))[3]
+    1
     """
-    members: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    members: dict[tuple[object, ...], array[int]] = defaultdict(lambda: array("L"))
+    total = 0
     for index, label in enumerate(labels):
         members[label].append(index)
+        total += 1
     for indices in members.values():
         generator.shuffle(indices)
-    taken: set[int] = set()
-    while len(taken) < min(count, len(labels)):
+    taken = bytearray(total)
+    left = min(count, total)
+    while left:
         for indices in sorted(members.values(), key=len):
-            if indices and len(taken) < count:
-                taken.add(indices.pop())
+            if indices and left:
+                taken[indices.pop()] = 1
+                left -= 1
     return taken

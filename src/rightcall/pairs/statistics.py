@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from pydantic import Field
 from rightcall.chain import Frozen, digest
 from rightcall.errors import FailureKind
 from rightcall.pairs.pair import Basis, PreferencePair, identity, words_of_model
+from rightcall.spill import Seen
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,13 +115,12 @@ def pair_statistics(
     errors: Counter[str] = Counter()
     difficulties: Counter[int] = Counter()
     bases: Counter[str] = Counter()
-    gaps: dict[str, list[float]] = defaultdict(list)
-    counts: list[tuple[int, int]] = []
+    gaps: dict[str, array[float]] = defaultdict(lambda: array("d"))
+    counted = [0, 0]
     shared = _Shared()
     trivial: Counter[str] = Counter()
-    lengths: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    problems: set[tuple[str, str]] = set()
-    texts: set[str] = set()
+    lengths: dict[str, _Lengths] = defaultdict(_Lengths)
+    problems, texts = Seen(), Seen()
     count = failed = 0
     for pair in pairs:
         count += 1
@@ -128,16 +129,17 @@ def pair_statistics(
         errors[pair.rejected_error] += 1
         difficulties[pair.difficulty] += 1
         bases[pair.basis.value] += 1
-        counts.append((pair.chosen_count, pair.rejected_count))
+        counted[0] += pair.chosen_count
+        counted[1] += pair.rejected_count
         shared.add(pair)
         if (gap := pair.value_gap) is not None:
             gaps[pair.basis.value].append(gap)
         trivial.update(_trivial(pair))
         failed += bool(pair.failures & FUNCTION_FAILED)
-        problems.add((pair.task, pair.problem_id))
-        texts.add(identity(pair))
+        problems.add(int(digest(pair.task, pair.problem_id), 16))
+        texts.add(int(identity(pair), 16))
         for unit, both in _lengths(pair).items():
-            lengths[unit].append(both)
+            lengths[unit].add(*both)
     return PairStatistics(
         pairs=count,
         problems=len(problems),
@@ -148,7 +150,7 @@ def pair_statistics(
         bases=dict(bases.most_common()),
         value_gap=_mean([gap for some in gaps.values() for gap in some]),
         value_gaps={basis: statistics.fmean(some) for basis, some in sorted(gaps.items())},
-        value_counts=(_mean([a for a, _ in counts]) or 0.0, _mean([b for _, b in counts]) or 0.0),
+        value_counts=(counted[0] / max(1, count), counted[1] / max(1, count)),
         shared=shared.share,
         characters=_spread(lengths["characters"]),
         turns=_spread(lengths["turns"]),
@@ -165,7 +167,7 @@ class _Shared:
     """Counts the characters of a set's sides: all of them, and each beginning once."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
+        self._seen = Seen()
         self._all = self._once = 0
 
     def add(self, pair: PreferencePair) -> None:
@@ -175,8 +177,7 @@ class _Shared:
                 length = len(message["content"])
                 beginning = digest(beginning, message["role"], message["content"])
                 self._all += length
-                self._once += 0 if beginning in self._seen else length
-                self._seen.add(beginning)
+                self._once += length if self._seen.add(int(beginning, 16)) else 0
 
     @property
     def share(self) -> float:
@@ -185,6 +186,17 @@ class _Shared:
 
 def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
+
+
+class _Lengths:
+    """Lengths of both sides, pair by pair, in a few bytes each."""
+
+    def __init__(self) -> None:
+        self.chosen, self.rejected = array("Q"), array("Q")
+
+    def add(self, chosen: int, rejected: int) -> None:
+        self.chosen.append(chosen)
+        self.rejected.append(rejected)
 
 
 def _lengths(pair: PreferencePair) -> dict[str, tuple[int, int]]:
@@ -213,26 +225,27 @@ def _trivial(pair: PreferencePair) -> Iterator[str]:
             yield "last_word"
 
 
-def _spread(lengths: Sequence[tuple[int, int]]) -> Spread | None:
-    if not lengths:
+def _spread(lengths: _Lengths) -> Spread | None:
+    chosen, rejected = lengths.chosen, lengths.rejected
+    if not chosen:
         return None
-    chosen, rejected = zip(*lengths, strict=True)
+    longer = ((a > b) + (a == b) / 2 for a, b in zip(chosen, rejected, strict=True))
     return Spread(
         chosen_mean=statistics.fmean(chosen),
         rejected_mean=statistics.fmean(rejected),
         chosen_median=statistics.median(chosen),
         rejected_median=statistics.median(rejected),
-        maximum=max(*chosen, *rejected),
+        maximum=max(max(chosen), max(rejected)),
         chosen_total=sum(chosen),
         rejected_total=sum(rejected),
-        chosen_longer=statistics.fmean((a > b) + (a == b) / 2 for a, b in lengths),
+        chosen_longer=statistics.fmean(longer),
     )
 
 
-def _correlation(lengths: Sequence[tuple[int, int]]) -> float | None:
-    if len({a for a, _ in lengths}) < 2 or len({b for _, b in lengths}) < 2:
+def _correlation(lengths: _Lengths) -> float | None:
+    if len({*lengths.chosen}) < 2 or len({*lengths.rejected}) < 2:
         return None
-    return statistics.correlation(*zip(*lengths, strict=True))
+    return statistics.correlation(lengths.chosen, lengths.rejected)
 
 
 # --- comparing sets -----------------------------------------------------------------------------

@@ -22,8 +22,9 @@ from typing import TypeVar
 from rightcall.chain import CORRUPTED, Chain, Outcome, Step, StopReason
 from rightcall.dialects import DIALECTS, Dialect, conversation
 from rightcall.errors import DataError, FailureKind, nearest
+from rightcall.pairs.outline import Outline
 from rightcall.pairs.pair import Basis, PreferencePair
-from rightcall.tree import Node, StepTree, assured_gap, whole_steps
+from rightcall.tree import Node, StepTree, Turn, assured_gap, whole_steps
 
 WRONG_ANSWER = "wrong_answer"
 WRONG_PROCESS = "wrong_process"
@@ -35,24 +36,24 @@ T = TypeVar("T")
 class Sides:
     """The chains of a tree that may be learned from, in the order in which they are to be used."""
 
-    right: Sequence[Chain]
+    right: Sequence[Outline]
     """May be chosen: they ended well, and their source is the preferred one."""
-    wrong: Sequence[Chain]
+    wrong: Sequence[Outline]
     """May be rejected."""
-    whole_right: Sequence[Chain]
+    whole_right: Sequence[Outline]
     """Like `right`, of the chains made from the start: rollouts from a prefix are no attempts."""
-    whole_wrong: Sequence[Chain]
-    repairable: Sequence[Chain]
+    whole_wrong: Sequence[Outline]
+    repairable: Sequence[Outline]
     """May be on both sides, however they ended; those that ended well come first."""
     min_rollouts: int
     """See `PairConfig`."""
 
 
-Strategy = Callable[[StepTree, Sides], Iterator[PreferencePair]]
+Strategy = Callable[[StepTree[Outline], Sides], Iterator[PreferencePair]]
 """The pairs of a problem, the best first."""
 
 
-def chain_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
+def chain_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair]:
     """Whole chains (the paper's pairs): all turns after the problem, to the last reply. The
     observation of a stop is nobody's turn and is left out."""
     for right, wrong in _combinations(sides.whole_right, sides.whole_wrong):
@@ -62,7 +63,7 @@ def chain_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
             yield _pair("chain", Basis.OUTCOME, tree, (right, every), (wrong, every), error)
 
 
-def step_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
+def step_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair]:
     """The turns in which a right and a wrong chain part: their common conversation, then a reply each.
 
     The chosen step must be worth more than the rejected one, or the task must judge the rejected
@@ -90,12 +91,12 @@ def step_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
         yield _step_pair("step", basis, tree, good, chosen[good.index], bad, rejected[bad.index])
 
 
-def first_error_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
+def first_error_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair]:
     """The first step of each wrong chain that is known not to be recovered from, against the step in
     its place that is worth most (by the lower end of its interval) and led to a right chain. See
     `StepTree.first_error`; the best-known errors come first."""
     chosen = _chosen_steps(tree, sides.right)
-    found: dict[int, tuple[float, Node, Node, Chain]] = {}
+    found: dict[int, tuple[float, Node, Node, Outline]] = {}
     for wrong in sides.wrong:
         bad = tree.first_error(wrong.key, sides.min_rollouts)
         if bad is None or bad.parent is None or bad.index in found:
@@ -109,7 +110,7 @@ def first_error_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
         yield _step_pair("first_error", Basis.ROLLOUTS, tree, good, chosen[good.index], bad, wrong)
 
 
-def repair_pairs(tree: StepTree, sides: Sides) -> Iterator[PreferencePair]:
+def repair_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair]:
     """A call that failed, against the call that succeeded next, placed where the failed one was.
 
     A failed call leaves the state as it was, so the later call would have succeeded there too. Its
@@ -165,7 +166,7 @@ def _combinations(right: Sequence[T], wrong: Sequence[T]) -> Iterator[tuple[T, T
         yield right[k % len(right)], wrong[(k + k // round_length) % len(wrong)]
 
 
-def error_class(chain: Chain) -> str:
+def error_class(chain: Outline) -> str:
     """What is wrong with a chain, for counting and balancing: see `PreferencePair.rejected_error`."""
     if chain.outcome is Outcome.CORRECT:
         label = WRONG_PROCESS
@@ -179,18 +180,18 @@ def error_class(chain: Chain) -> str:
 # --- steps --------------------------------------------------------------------------------------
 
 
-def _steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
+def _steps(tree: StepTree[Outline], chains: Iterable[Outline]) -> dict[int, Outline]:
     """Node → the first chain through it."""
-    found: dict[int, Chain] = {}
+    found: dict[int, Outline] = {}
     for chain in chains:
         for index in tree.paths[chain.key][1:]:
             found.setdefault(index, chain)
     return found
 
 
-def _chosen_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
+def _chosen_steps(tree: StepTree[Outline], chains: Iterable[Outline]) -> dict[int, Outline]:
     """Node → the first chain through it in which the task does not judge that step to be wrong."""
-    found: dict[int, Chain] = {}
+    found: dict[int, Outline] = {}
     for chain in chains:
         wrong = set(chain.judgement.wrong_steps)
         for step, index in enumerate(tree.paths[chain.key][1:]):
@@ -199,9 +200,9 @@ def _chosen_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
     return found
 
 
-def _judged_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
+def _judged_steps(tree: StepTree[Outline], chains: Iterable[Outline]) -> dict[int, Outline]:
     """Node → the first chain in which the task judges that step to be wrong."""
-    found: dict[int, Chain] = {}
+    found: dict[int, Outline] = {}
     for chain in chains:
         path = tree.paths[chain.key]
         for step in chain.judgement.wrong_steps:
@@ -210,10 +211,10 @@ def _judged_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
     return found
 
 
-def _corrupted_steps(tree: StepTree, chains: Iterable[Chain]) -> dict[int, Chain]:
+def _corrupted_steps(tree: StepTree[Outline], chains: Iterable[Outline]) -> dict[int, Outline]:
     """Node → the first chain that augmentation made wrong there: where it leaves the chain that it is
     made of."""
-    found: dict[int, Chain] = {}
+    found: dict[int, Outline] = {}
     for chain in chains:
         if chain.source == CORRUPTED and chain.origin is not None:
             kept = set(tree.paths.get(chain.origin.parent, ()))
@@ -255,7 +256,7 @@ def _varied(found: Sequence[T], kind: Callable[[T], object]) -> list[T]:
 # --- repairs ------------------------------------------------------------------------------------
 
 
-def repairs(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
+def repairs(steps: Sequence[Turn]) -> Iterator[tuple[int, int]]:
     """Indices of every failed call and of the call that succeeded next and repairs it."""
     for failed, step in enumerate(steps):
         if step.observation.failure is None:
@@ -266,13 +267,15 @@ def repairs(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
             yield failed, mended
 
 
-def _repairs(failed: Step, mended: Step) -> bool:
+def _repairs(failed: Turn, mended: Turn) -> bool:
     if failed.call is None or failed.observation.failure is FailureKind.UNKNOWN_FUNCTION:
         return True
     return mended.call is not None and mended.call.name == failed.call.name
 
 
-def _worth_learning(tree: StepTree, chain: Chain, failed: int, mended: int, tries: int) -> bool:
+def _worth_learning(
+    tree: StepTree[Outline], chain: Outline, failed: int, mended: int, tries: int
+) -> bool:
     if mended in chain.judgement.wrong_steps:
         return False
     path = tree.path(chain.key)
@@ -282,18 +285,18 @@ def _worth_learning(tree: StepTree, chain: Chain, failed: int, mended: int, trie
 
 # --- making a pair ------------------------------------------------------------------------------
 
-Side = tuple[Chain, slice]
+Side = tuple[Outline, slice]
 """A chain and its steps on one side of a pair."""
 
 
 def _step_pair(
     strategy: str,
     basis: Basis,
-    tree: StepTree,
+    tree: StepTree[Outline],
     good: Node,
-    right: Chain,
+    right: Outline,
     bad: Node,
-    wrong: Chain,
+    wrong: Outline,
 ) -> PreferencePair:
     turn = slice(good.depth - 1, good.depth)
     failure = wrong.steps[bad.depth - 1].observation.failure
@@ -304,14 +307,15 @@ def _step_pair(
 def _pair(
     strategy: str,
     basis: Basis,
-    tree: StepTree,
+    tree: StepTree[Outline],
     chosen: Side,
     rejected: Side,
     error: str,
     evidence: str | None = None,
 ) -> PreferencePair:
     """The pair after the steps that stand before the rejected side's."""
-    (right, good), (wrong, bad) = chosen, rejected
+    (_, good), (_, bad) = chosen, rejected
+    right, wrong = chosen[0].whole(), rejected[0].whole()
     dialect = _dialect(right)
     before = right.steps[: bad.start]
     chosen_node, rejected_node = _end(tree, chosen), _end(tree, rejected)
@@ -344,7 +348,7 @@ def _pair(
     )
 
 
-def _end(tree: StepTree, side: Side) -> Node:
+def _end(tree: StepTree[Outline], side: Side) -> Node:
     """The node of a side's last step."""
     chain, turns = side
     return tree.nodes[tree.paths[chain.key][-1 if turns.stop is None else turns.stop]]

@@ -94,6 +94,9 @@ class TrainConfig(Frozen):
     pack_tokens: int = Field(16384, ge=1)
     """Unique tokens of a tree at most: a micro-batch beyond that is taken in parts, which bounds
     memory. A single row may be longer."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Of padded sequences. Auto: `flash_attention_2` on CUDA where flash-attn is installed and the
+    computation is in bfloat16; else transformers' default. Trees have their own."""
     tree_attention: Literal["auto", "block", "flex"] = "auto"
     """Products of blocks (any device), or `flex_attention` (CUDA). Auto: flex on CUDA."""
     reference: Literal["precomputed", "adapter_off"] = "precomputed"
@@ -102,6 +105,9 @@ class TrainConfig(Frozen):
     reference_cache: bool = True
     """Keep precomputed values in `$RIGHTCALL_CACHE` (or `~/.cache/rightcall`) for other trainings of
     the same base."""
+
+    check_memory: bool = True
+    """Stop before anything is loaded if the training will not fit. False: begin nevertheless."""
 
     save_every: int | None = Field(None, ge=1)
     """Optimiser steps between checkpoints, from which a killed run resumes and among which the
@@ -158,6 +164,30 @@ class TrainConfig(Frozen):
     @property
     def peak_learning_rate(self) -> float:
         return self.learning_rate or (2e-4 if self.tune == "lora" else 2e-5)
+
+
+class MemoryEstimate(Frozen):
+    """What a training will need on each device, at its peak."""
+
+    device: str
+    parts: dict[str, int]
+    """Bytes by part."""
+    tokens: int
+    """That go through the model at once."""
+    parameters: int
+    trained: int
+    """Parameters that are trained."""
+    free: int | None = None
+    """Bytes that the device has free, where that was asked."""
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+        return sum(self.parts.values())
+
+
+OnEstimate = Callable[[MemoryEstimate], None]
+"""Called with the estimate before anything is loaded, where there may be too little memory."""
 
 
 class TrainResult(Frozen):

@@ -19,7 +19,7 @@ def identity(config: TrainConfig, start: Weights, data: Path, reference: Weights
     """What decides the result: settings, weights, data."""
     if not data.is_file():
         raise DataError("there is no such training file", value=str(data))
-    settings = config.model_dump(exclude={"log_every", "wandb", "keep"})
+    settings = config.model_dump(exclude={"log_every", "wandb", "keep", "check_memory"})
     content = hashlib.sha256(data.read_bytes()).hexdigest()
     held_to = () if reference is None else (_versions(reference),)
     return digest(settings, content, *_versions(start), *held_to)
@@ -98,18 +98,25 @@ def _whole(checkpoint: Path) -> bool:
     return "global_step" in state
 
 
+_OPTIMIZER = ("optimizer.pt", "optimizer.bin", "optimizer_0")
+"""Of one process; of weights spread over several, in one file or in a folder of shares."""
+_SPREAD = ("pytorch_model_fsdp.bin", "pytorch_model_fsdp_0")
+"""The trainer's second copy of weights that were spread, which it goes on from."""
+
+
 def last_checkpoint(output: Path) -> Path | None:
     """The newest that training can go on from."""
-    found = [p for p in checkpoints(output) if (p / "optimizer.pt").exists()]
+    found = [p for p in checkpoints(output) if any((p / name).exists() for name in _OPTIMIZER)]
     return found[-1] if found else None
 
 
 def leave_only_models(output: Path) -> None:
     """Once training is over nothing goes on from its checkpoints: what remains of them are models to
     choose from, without the state of the optimiser, which is larger, or any pickle."""
-    for name in ("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "training_args.bin"):
-        for file in (output / name, *output.glob(f"checkpoints/*/{name}")):
-            file.unlink(missing_ok=True)
+    others = ("scheduler.pt", "scaler.pt", "training_args.bin")
+    for name in (*_OPTIMIZER, *_SPREAD, *others):
+        for path in (output / name, *output.glob(f"checkpoints/*/{name}")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for file in output.glob("checkpoints/*/rng_state*.pth"):
         file.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +30,18 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from rightcall.chain import digest
 from rightcall.errors import ConfigError
 from rightcall.models.weights import adapter_folder, load_tokenizer, version
-from rightcall.rendering import Renderer
+from rightcall.rendering import Rendered, Renderer
+from rightcall.train import memory, sharding
 from rightcall.train.attention import ATTENTION, CannotPack, Kernel
 from rightcall.train.batches import Batch, MicroBatch, collate, collate_tree, packs, plan
-from rightcall.train.config import OnLog, TrainConfig, TrainResult, Weights
+from rightcall.train.config import (
+    MemoryEstimate,
+    OnEstimate,
+    OnLog,
+    TrainConfig,
+    TrainResult,
+    Weights,
+)
 from rightcall.train.data import Row, Rows, load_rows
 from rightcall.train.dpo import LOSSES, log_ratio, sequence_logps
 from rightcall.train.folder import (
@@ -60,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Nats per token by which two orders of the same computation may differ."""
+_SHOWN = 64
+"""Tokens on which the head is proved."""
 
 
 def run(
@@ -71,10 +82,12 @@ def run(
     device: str | None,
     resume: bool,
     on_log: OnLog | None,
+    on_estimate: OnEstimate | None = None,
 ) -> TrainResult:
     """See `rightcall.train.trainer.train`."""
     place = training_device(device)
     _check_reference(config, start, reference)
+    sharding.check(config)
     inputs = identity(config, start, data, reference)
     if resume and (before := finished(output, inputs)) is not None:
         return before
@@ -83,16 +96,23 @@ def run(
         prepare(output, inputs, config, resume)
     state.wait_for_everyone()
     tokenizer = load_tokenizer(start.model)
-    core = _loaded(config, reference or start, place)
-    rows = load_rows(
-        data,
-        Renderer(tokenizer),
-        method=config.method,
-        max_length=config.max_length or context_window(core),
-        mask_observations=config.mask_observations,
-        too_long=config.too_long,
-        strategies=config.strategies,
+    architecture = memory.load_architecture(start.model)
+    rows = rows_of(config, architecture, tokenizer, data)
+    arguments = _arguments(config, output, place)
+    steps = _plan(config, rows, arguments.world_size)
+    estimated = memory.check(
+        config,
+        memory.largest_step(config, rows.rows, steps),
+        architecture,
+        device=place,
+        processes=arguments.world_size,
+        sharded=sharding.launched(),
     )
+    if estimated is not None and on_estimate is not None and state.is_main_process:
+        on_estimate(estimated)
+    if place == "cpu":
+        memory.give_back_at_once()
+    core = _loaded(config, reference or start, place)
     if reference is not None:
         _score_reference(config, core, reference, tokenizer, rows, output, place)
         del core  # one model in memory at a time
@@ -122,6 +142,45 @@ def run(
         write_record(output, inputs, config, result)
         leave_only_models(output)
     return result
+
+
+def rows_of(config: TrainConfig, architecture: Any, tokenizer: Any, data: Path) -> Rows:
+    """The rows of a file as this training takes them. Raises `DataError` or `RenderingError`."""
+    return load_rows(
+        data,
+        Renderer(tokenizer),
+        method=config.method,
+        max_length=config.max_length or context_window(architecture),
+        mask_observations=config.mask_observations,
+        too_long=config.too_long,
+        strategies=config.strategies,
+    )
+
+
+def dry_run(
+    config: TrainConfig, start: Weights, data: Path, device: str | None
+) -> tuple[MemoryEstimate, int, int]:
+    """What a training will take: memory, rows, optimiser steps. Nothing is loaded but the tokenizer,
+    and nothing is written."""
+    place = training_device(device)
+    architecture = memory.load_architecture(start.model)
+    rows = rows_of(config, architecture, load_tokenizer(start.model), data)
+    steps = _plan(config, rows, 1)
+    largest = memory.largest_step(config, rows.rows, steps)
+    made = memory.estimate(config, largest, architecture, device=place)
+    made = made.model_copy(update={"free": memory.free_memory(place)})
+    return made, len(rows.rows), len(steps) // config.accumulation
+
+
+def _plan(config: TrainConfig, rows: Rows, processes: int) -> list[MicroBatch]:
+    return plan(
+        rows.rows,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        per_step=config.accumulation * processes,
+        max_steps=config.max_steps,
+    )
 
 
 def _loaded(config: TrainConfig, weights: Weights, place: str) -> Any:
@@ -185,14 +244,7 @@ def build(
     """A trainer that is ready to train, its reference log-probabilities computed or read. `base` names
     the reference model in the cache; without it nothing is kept there."""
     arguments = _arguments(config, output, training_device(device))
-    steps = plan(
-        rows.rows,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-        per_step=config.accumulation * arguments.world_size,
-        max_steps=config.max_steps,
-    )
+    steps = _plan(config, rows, arguments.world_size)
     arguments.max_steps = len(steps) // (config.accumulation * arguments.world_size)
     arguments.warmup_steps = int(config.warmup * arguments.max_steps)
     every = config.save_every or -(-arguments.max_steps // 4)
@@ -232,6 +284,7 @@ def _arguments(config: TrainConfig, output: Path, device: str) -> TrainingArgume
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_num_workers=0,
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": sharding.launched()}},
         dataloader_pin_memory=device == "cuda",
         use_cpu=device == "cpu",
         ddp_find_unused_parameters=False,
@@ -286,6 +339,8 @@ class PreferenceTrainer(transformers.Trainer):
         self.config, self.rows, self.output, self.on_log = config, rows, output, on_log
         self.logged, self._sums, self._since = {}, {}, time.monotonic()
         self.core = self.accelerator.unwrap_model(self.model)
+        if self.is_fsdp_enabled:
+            sharding.shard(self.core, self.accelerator, compute_dtype(config, self.args.device.type))
         self._prove_head()
         self.packing = self._proved_packing() if config.packing == "tree" else "padded"
         if self.packing == "tree":
@@ -294,6 +349,14 @@ class PreferenceTrainer(transformers.Trainer):
             started = time.monotonic()
             self.reference = self._precomputed(base).to(self.args.device)
             self.reference_seconds = time.monotonic() - started
+        if self.is_fsdp_enabled:
+            sharding.release(self.core)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if sharding.launched():
+            sharding.join(self.accelerator)
+            self.is_fsdp_enabled = True
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The plan in its order: one item is one micro-batch, as a list of packs."""
@@ -327,13 +390,31 @@ class PreferenceTrainer(transformers.Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward through one pack after the other: memory holds one at a time. Devices
-        exchange gradients after the last."""
+        exchange gradients after the last, or after each if they hold shares of the weights."""
+        if self.is_fsdp_enabled:
+            return self._sharded_step(model, inputs["packs"], num_items_in_batch)
         *others, last = inputs["packs"]
         total = torch.zeros((), device=self.args.device)
         for pack in others:
             with self.accelerator.no_sync(model):
                 total += super().training_step(model, pack, num_items_in_batch)
         return total + super().training_step(model, last, num_items_in_batch)
+
+    def _sharded_step(self, model: Any, packs: Sequence[Any], num_items_in_batch: Any) -> Tensor:
+        total = torch.zeros((), device=self.args.device)
+        for pack, own in sharding.equally_often(packs, packs[0], self.accelerator):
+            taken = pack if own else {**pack, "step_rows": inf, "step_tokens": inf}
+            total += super().training_step(model, taken, num_items_in_batch)
+        return total
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """One file of whole weights, however many processes hold them."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = sharding.whole_state(self.core, trained_only=self.config.tune == "lora")
+        if self.args.should_save:
+            self._save(output_dir, state_dict=state)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Of forward and backward, attention left out: six for each parameter and token."""
@@ -352,7 +433,8 @@ class PreferenceTrainer(transformers.Trainer):
         parts = self._parts(batch, logps, ratios)
         weight = {"rows": 1 / inputs["step_rows"], "tokens": 1 / inputs["step_tokens"]}
         loss = sum(part.sum() * weight[unit] * scale for part, unit, scale in parts)
-        self._note(batch, logps.detach(), lengths, ratios)
+        if inputs["step_rows"] < inf:  # else it is only run along with other processes
+            self._note(batch, logps.detach(), lengths, ratios)
         scaled = loss * self.args.gradient_accumulation_steps * self.args.world_size
         return (scaled, {"logps": logps}) if return_outputs else scaled
 
@@ -399,13 +481,16 @@ class PreferenceTrainer(transformers.Trainer):
         """Without gradients or dropout, in the precision of training."""
         was_training = self.core.training
         self.core.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.accelerator.autocast():
             yield
         self.core.train(was_training)
 
     def _prove_head(self) -> None:
-        """Scoring single positions must give what scoring all of them gives."""
-        batch = self._on_device(collate(self.rows, range(min(2, len(self.rows)))))
+        """Scoring single positions must give what scoring all of them gives. Shown on the beginning of
+        a row: all logits of a whole one may be more than the training itself needs."""
+        ids = self.rows[0].chosen.ids[:_SHOWN]
+        few = Rendered(ids, tuple(place % 3 == 1 for place in range(len(ids))))
+        batch = self._on_device(collate([Row("head", few, None)], [0]))
         with self._measuring():
             error = head_error(self.core, batch)
         if not error <= self._tolerance:
@@ -486,14 +571,25 @@ class PreferenceTrainer(transformers.Trainer):
         made = torch.zeros(len(self.rows), 2)
         order = sorted(indices, key=lambda i: (self.rows[i].problem, self.rows[i].length))
         size = self.config.batch_size
+        parts = (order[first : first + size] for first in range(0, len(order), size))
+        batches = (batch for part in parts for batch in self._laid_out(part))
         with self._measuring():
-            for first in range(0, len(order), size):
-                for laid_out in self._laid_out(order[first : first + size]):
-                    batch = self._on_device(laid_out)
-                    logps, _ = self._scored(self.core, batch)
-                    sides = torch.stack([logps[batch["chosen"]], logps[batch["rejected"]]], dim=1)
+            for laid_out, own in self._in_step(batches):
+                batch = self._on_device(laid_out)
+                logps, _ = self._scored(self.core, batch)
+                sides = torch.stack([logps[batch["chosen"]], logps[batch["rejected"]]], dim=1)
+                if own:
                     made[batch["rows"].cpu()] = sides.float().cpu()
         return made[list(indices)]
+
+    def _in_step(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
+        """Batches, each with whether it is this process's own: shares of weights are gathered by all
+        processes together, so all run equally many."""
+        if not self.is_fsdp_enabled:
+            yield from ((batch, True) for batch in batches)
+            return
+        spare = next(self._laid_out([0]))
+        yield from sharding.equally_often(list(batches), spare, self.accelerator)
 
     # --- metrics ---
 

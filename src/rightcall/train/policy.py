@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,59 @@ def load_policy(
     """The model to tune, with its adapter on it; only what is trained requires gradients. Raises
     `ConfigError`."""
     frozen, place = config.tune == "lora", training_device(device)
+    attention = padded_attention(config, place)
     loaded = load_model(
         model,
         dtype=compute_dtype(config, place) if frozen else torch.float32,
         quantization=None if config.quantize == "none" else config.quantize,
         device="cpu" if place == "cpu" else None,  # the trainer moves it to its own GPU
     )
+    if attention is not None:
+        loaded.set_attn_implementation(attention)
+    if frozen and adapter is not None:
+        _prepared(config, loaded)
+        return _continued(config.lora, load_adapter(loaded, adapter, trainable=True))
+    return on_top(config, loaded if frozen else _merged(loaded, adapter))
+
+
+def on_top(config: TrainConfig, loaded: Any) -> Any:
+    """A model as it is trained: with a new adapter on frozen weights, or itself. Raises `ConfigError`
+    if no adapter fits."""
+    _prepared(config, loaded)
+    return _adapted(config, loaded) if config.tune == "lora" else loaded
+
+
+def _prepared(config: TrainConfig, loaded: Any) -> None:
     if config.gradient_checkpointing:
         _checkpoint_activations(loaded)
-    return _adapted(config, loaded, adapter) if frozen else _merged(loaded, adapter)
+    if config.quantize != "none":
+        _exact_norms(loaded)
+
+
+def _exact_norms(loaded: Any) -> None:
+    """Norms and biases of quantised weights in float32, as QLoRA has them. Embeddings and head stay as
+    they are: in float32 they would take as much as all 4-bit layers of a large vocabulary's model."""
+    for parameter in loaded.parameters():
+        parameter.requires_grad_(False)
+        if parameter.dim() == 1 and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+
+
+def padded_attention(config: TrainConfig, place: str) -> str | None:
+    """What computes the attention of padded sequences; None is transformers' default. Raises
+    `ConfigError` for what is not there."""
+    there = find_spec("flash_attn") is not None
+    fast = there and place == "cuda" and compute_dtype(config, place) is torch.bfloat16
+    if config.attention == "auto":
+        return "flash_attention_2" if fast else None
+    if config.attention == "flash_attention_2" and not fast:
+        found = "installed" if there else "not installed"
+        raise ConfigError(
+            "flash attention needs flash-attn, a GPU and bfloat16",
+            value=f"flash-attn {found}, device={place}, dtype={config.dtype}",
+            remedy='Set attention="auto": it is taken where it can be.',
+        )
+    return config.attention
 
 
 def _checkpoint_activations(loaded: Any) -> None:
@@ -55,14 +100,9 @@ def _checkpoint_activations(loaded: Any) -> None:
         loaded.gradient_checkpointing_enable(settings)
 
 
-def _adapted(config: TrainConfig, loaded: Any, adapter: str | Path | None) -> Any:
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+def _adapted(config: TrainConfig, loaded: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
 
-    if config.quantize != "none":
-        prepare: Any = prepare_model_for_kbit_training
-        loaded = prepare(loaded, use_gradient_checkpointing=False)
-    if adapter is not None:
-        return _continued(config.lora, load_adapter(loaded, adapter, trainable=True))
     lora = config.lora
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     settings = LoraConfig(
@@ -106,5 +146,6 @@ def _merged(loaded: Any, adapter: str | Path | None) -> Any:
     return load_adapter(loaded, adapter).merge_and_unload().requires_grad_(True)
 
 
-def context_window(core: Any) -> int:
-    return int(getattr(core.config.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+def context_window(architecture: Any) -> int:
+    """Tokens that a model of this config takes."""
+    return int(getattr(architecture.get_text_config(), "max_position_embeddings", None) or 1 << 20)

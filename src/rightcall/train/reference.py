@@ -143,7 +143,7 @@ class Reference:
         missing = [i for i, pair in enumerate(keys) if any(k not in known for k in pair)]
         mine = missing[self.accelerator.process_index :: self.accelerator.num_processes]
         found = torch.zeros(len(keys), 2)
-        if mine:
+        if missing:  # also where none of them is mine: shares of weights are gathered by all together
             found[mine] = self.compute(mine)
         if self.accelerator.num_processes > 1:
             found = self.accelerator.reduce(found.to(self.accelerator.device), "sum").cpu()

@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rightcall.train.config import Lora, OnLog, TrainConfig, TrainResult, Weights
+from rightcall.train.config import (
+    Lora,
+    MemoryEstimate,
+    OnEstimate,
+    OnLog,
+    TrainConfig,
+    TrainResult,
+    Weights,
+)
 
-__all__ = ["Lora", "OnLog", "TrainConfig", "TrainResult", "Weights", "train"]
+__all__ = [
+    "Lora", "MemoryEstimate", "OnEstimate", "OnLog", "TrainConfig", "TrainResult", "Weights", "dry_run",
+    "train",
+]  # fmt: skip
 
 
 def train(
@@ -25,6 +36,7 @@ def train(
     device: str | None = None,
     resume: bool = True,
     on_log: OnLog | None = None,
+    on_estimate: OnEstimate | None = None,
 ) -> TrainResult:
     """Tune `model` (hub id or folder) on `data` (JSONL) and write the result to `output`.
 
@@ -34,9 +46,26 @@ def train(
     `device` is "cpu" or "cuda"; default CUDA where there is one.
     With `resume`, a run that was killed goes on from its last checkpoint and ends with the same
     weights, and a finished run is not repeated; an output folder of another training is refused
-    (`DataError`). Raises `ConfigError`, `DataError` and `RenderingError` before training starts.
+    (`DataError`). Raises `ConfigError`, `DataError` and `RenderingError` before training starts, also
+    if it will not fit into memory. `on_estimate` is told what it needs, unless there is plainly room.
     """
     from rightcall.train.loop import run
 
     start = Weights(str(model), None if adapter is None else str(adapter))
-    return run(config, start, Path(data), Path(output), reference, device, resume, on_log)
+    return run(config, start, Path(data), Path(output), reference, device, resume, on_log, on_estimate)
+
+
+def dry_run(
+    config: TrainConfig,
+    model: str | Path,
+    data: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    device: str | None = None,
+) -> tuple[MemoryEstimate, int, int]:
+    """What `train` would take: memory, rows and optimiser steps. No weights are loaded and nothing is
+    written."""
+    from rightcall.train import loop
+
+    start = Weights(str(model), None if adapter is None else str(adapter))
+    return loop.dry_run(config, start, Path(data), device)
