@@ -120,8 +120,7 @@ class NativeCalls:
         given = None if call is None else named_arguments(call, functions)
         if call is None or given is None:
             return reply
-        same = is_bare(reply) and read_call(named_text(call.name, given, functions), functions) == call
-        return str(Said("" if same else reply, (Invocation(call.name, given),)))
+        return str(Said("" if is_bare(reply) else reply, (Invocation(call.name, given),)))
 
     def as_python(self, reply: str, functions: FunctionSet) -> str:
         said = read(reply)

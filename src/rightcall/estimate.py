@@ -175,7 +175,7 @@ def measured(chains: Iterable[Chain]) -> Habits:
         steps += len(chain.steps)
         again += len(chain.steps) * (len(chain.steps) - 1) // 2
         reply += chain.completion_tokens
-        letters += len(chain.tools) + sum(len(turn["content"]) for turn in chain.prompt)
+        letters += len(chain.schemas) + sum(len(turn["content"]) for turn in chain.prompt)
         tokens += chain.steps[0].prompt_tokens
         for one, after in zip(chain.steps, chain.steps[1:], strict=False):
             grown += max(0, after.prompt_tokens - one.prompt_tokens - one.completion_tokens)

@@ -259,7 +259,7 @@ def attempt(setting: Setting, model: str, job: Job) -> Attempt:
         dialect=setting.dialect,
         seed=made.seed,
         prompt=made.prompt,
-        tools=made.dialect.tools(setting.functions),
+        schemas=made.dialect.tools(setting.functions),
         steps=tuple(made.steps),
         stop_reason=end.reason,
         answer=end.answer,
