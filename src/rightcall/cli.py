@@ -52,6 +52,13 @@ Option = Annotated[
 Functions = Annotated[
     str | None, typer.Option(help="A named subset of the task's functions, or names with commas.")
 ]
+Dialect = Annotated[
+    str,
+    typer.Option(
+        help="python: functions in the prompt, calls in Python syntax. native: the model's own tool "
+        "calling."
+    ),
+]
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="tiny:teacher, tiny:student, a folder, a hub id, a server URL."),
@@ -263,6 +270,7 @@ def solve(
     ] = None,
     split: Split = "test",
     functions: Functions = None,
+    dialect: Dialect = "python",
     steps: Steps = 20,
     temperature: Temperature = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
@@ -291,7 +299,7 @@ def solve(
 
     if not as_json:
         terminal.show_problem(console, chosen)
-    held = rollout.Setting(loaded, loaded.function_set(_names(functions)), "model")
+    held = rollout.Setting(loaded, loaded.function_set(_names(functions)), "model", dialect=dialect)
     with open_model(spec, held.playable([chosen])) as opened:
         chain = rollout.solve(
             loaded if question is None else terminal.Unjudged(loaded),
@@ -302,6 +310,7 @@ def solve(
             seed=seed,
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
             budget=rollout.Budget(steps=steps),
+            dialect=dialect,
         )
     if as_json:
         print(chain.model_dump_json(indent=2))
@@ -334,6 +343,7 @@ def collect(
         ),
     ] = None,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
     setting_of_model: Annotated[
@@ -357,7 +367,8 @@ def collect(
     loaded = _load(task, option)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     wanted = loaded.function_set(_names(functions))
-    setting = rollout.Setting(loaded, wanted, source, sampling, rollout.Budget(steps=steps), seed)
+    budget = rollout.Budget(steps=steps)
+    setting = rollout.Setting(loaded, wanted, source, sampling, budget, seed, dialect)
     problems = list(loaded.problems(split, count, seed))
     spec, wished = ModelSpec.parse(model, **_table(setting_of_model)), _enough(enough)
     if dry_run:
@@ -417,6 +428,7 @@ def import_(
         bool, typer.Option("--prover", help="Logic: say what classical logic finds, too.")
     ] = False,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
     report_file: Annotated[
@@ -457,6 +469,7 @@ def import_(
             skip_bad=skip_bad,
             on_chain=on_chain,
             looked_in=f"among the first {count} of {', '.join(splits)}",
+            dialect=dialect,
         )
     if problems_out is None and made.own_problems:
         problems_out = out.with_suffix(".problems.jsonl")
@@ -571,6 +584,7 @@ def augment(
     split: Split = "train",
     count: Count = 100,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     draw: Annotated[int, typer.Option(min=0, help="Other variants of the same problems.")] = 0,
     option: Option = None,
@@ -606,6 +620,7 @@ def augment(
         out,
         problems_out=problems_out,
         test=() if test is None else read_lines(_existing(test), Problem),
+        dialect=dialect,
     )
     if as_json:
         _print_json(report.model_dump(mode="json"))
@@ -636,6 +651,7 @@ def search(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
     steps: Steps = 20,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
 ) -> None:
@@ -654,7 +670,8 @@ def search(
     loaded = _load(task, option)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     wanted = loaded.function_set(_names(functions))
-    setting = rollout.Setting(loaded, wanted, source, sampling, rollout.Budget(steps=steps), seed)
+    budget = rollout.Budget(steps=steps)
+    setting = rollout.Setting(loaded, wanted, source, sampling, budget, seed, dialect)
     problems = list(loaded.problems(split, count, seed))
     config = searching.SearchConfig(rollouts=rollouts, chains=per_problem)
     with (
@@ -854,6 +871,7 @@ def evaluate(
     count: Count = 300,
     setting: Set = None,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
     as_json: AsJson = False,
@@ -867,7 +885,8 @@ def evaluate(
     config = checked(evaluation.EvaluateConfig, _table(setting))
     loaded = _load(task, option)
     problems = list(loaded.problems(split, count, seed))
-    held = rollout.Setting(loaded, loaded.function_set(_names(functions)), source, seed=seed)
+    wanted = loaded.function_set(_names(functions))
+    held = rollout.Setting(loaded, wanted, source, seed=seed, dialect=dialect)
     with (
         open_model(ModelSpec.parse(model), held.playable(problems)) as opened,
         terminal.progress(

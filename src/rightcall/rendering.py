@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from rightcall.chain import Message
-from rightcall.errors import RenderingError
+from rightcall.errors import ConfigError, RenderingError
 from rightcall.native import (
     SYNTAXES,
     Invocation,
@@ -107,6 +107,7 @@ class Renderer:
         self._encoded: dict[str, tuple[int, ...]] = {}
         self._written = lru_cache(maxsize=_CACHED_PREFIXES)(self._write)
         self._syntax = lru_cache(maxsize=256)(self._find_syntax)
+        self._checked: set[str] = set()
         self._corrects = lru_cache(maxsize=256)(self._takes_corrections)
         self._frame = lru_cache(maxsize=256)(self._learn_frame)
         self._folds = self._must_fold()
@@ -131,6 +132,17 @@ class Renderer:
                     value=f"turn {number + 1} of a conversation with two calls",
                     remedy=_NO_TOOLS,
                 )
+
+    def check_once(self, tools: str) -> None:
+        """`check`, if it was not done for these tools. Raises `ConfigError`, as no conversation can be
+        rendered."""
+        if not tools or tools in self._checked:
+            return
+        try:
+            self.check(tools)
+        except RenderingError as error:
+            raise ConfigError(error.fault, value=error.value, remedy=error.remedy) from error
+        self._checked.add(tools)
 
     def _check_shown(self, tools: str) -> None:
         """Whether the prompt shows every function."""

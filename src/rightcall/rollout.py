@@ -35,7 +35,7 @@ from rightcall.chain import (
     seed_of,
 )
 from rightcall.dialects import DIALECTS, Dialect, conversation
-from rightcall.errors import DataError, ModelError, RenderingError
+from rightcall.errors import ConfigError, DataError, ModelError, RenderingError, nearest
 from rightcall.functions import FunctionSet, Result, States
 from rightcall.models import ChatModel, Reply, Request, Sampling
 from rightcall.sandbox import MAX_IDLE_WORKERS
@@ -80,6 +80,12 @@ class Setting:
     seed: int = 0
     dialect: str = "python"
     """How functions are shown and calls are written: a name in `rightcall.dialects.DIALECTS`."""
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise ConfigError(
+                "no such dialect", value=self.dialect, remedy=nearest(self.dialect, DIALECTS)
+            )
 
     def playable(self, problems: Iterable[Problem]) -> Iterator[Problem]:
         """The problems with gold chains that use the setting's functions alone: what a gold player
@@ -470,9 +476,10 @@ def solve(
     budget: Budget = Budget(),
     source: str = "model",
     seed: int = 0,
+    dialect: str = "python",
 ) -> Chain:
     """One problem, one chain."""
-    setting = Setting(task, task.function_set(functions), source, sampling, budget, seed)
+    setting = Setting(task, task.function_set(functions), source, sampling, budget, seed, dialect)
     return next(rollouts(setting, model, [Job(problem)]))
 
 

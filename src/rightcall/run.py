@@ -146,7 +146,8 @@ class Place:
         self, source: str, sampling: Sampling = Sampling(), budget: Budget = Budget()
     ) -> Setting:
         functions = self.task.function_set(self.settings.functions)
-        return Setting(self.task, functions, source, sampling, budget, self.seed)
+        dialect = self.settings.dialect
+        return Setting(self.task, functions, source, sampling, budget, self.seed, dialect)
 
     def done(self) -> dict[str, StageDone]:
         return {line.stage: line for line in read_lines(self.folder / "stages.jsonl", StageDone)}
@@ -329,6 +330,7 @@ def vary(place: Place) -> str:
         place.chains("augmented"),
         problems_out=place.folder / "problems.augmented.jsonl",
         test=[*place.problems("validation"), *place.problems("test")],
+        dialect=place.settings.dialect,
     )
     write_whole(place.folder / "augment.json", made.model_dump_json(indent=2))
     return f"{made.chains} chains of {made.originals} problems{others}"

@@ -20,75 +20,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
-from rightcall.chain import CORRUPTED, Call, Message, Outcome
+from rightcall.chain import CORRUPTED, Chain, Message, Outcome, Step
 from rightcall.errors import DataError, FailureKind
 
 if TYPE_CHECKING:
     from rightcall.stats import Interval
-
-
-class Read(Protocol):
-    """What a tree needs of an `Observation`."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def failure(self) -> FailureKind | None: ...
-
-
-class Turn(Protocol):
-    """What a tree needs of a `Step`."""
-
-    @property
-    def reply(self) -> str: ...
-    @property
-    def call(self) -> Call | None: ...
-    @property
-    def observation(self) -> Read: ...
-
-
-class Attempted(Protocol):
-    """What a tree needs of a `Chain`."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def problem_id(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def dialect(self) -> str: ...
-    @property
-    def tools(self) -> str: ...
-    @property
-    def prompt(self) -> tuple[Message, ...]: ...
-    @property
-    def steps(self) -> Sequence[Turn]: ...
-    @property
-    def outcome(self) -> Outcome: ...
-    @property
-    def given_steps(self) -> int: ...
-    @property
-    def maybe_cut(self) -> bool: ...
-    @property
-    def right_for_the_right_reason(self) -> bool: ...
-
-
-C = TypeVar("C", bound=Attempted)
-
-
-class Ended(Protocol):
-    """What tells how a chain ended."""
-
-    @property
-    def outcome(self) -> Outcome: ...
-    @property
-    def right_for_the_right_reason(self) -> bool: ...
-
 
 Identity = tuple[str, str, FailureKind | None]
 """What makes two steps the same: the reply, the observation's text, and whether and why it failed."""
@@ -103,7 +41,7 @@ class Node:
     parent: int | None
     depth: int
     """Steps from the prompt to here: 0 for the root."""
-    step: Turn | None
+    step: Step | None
     """None for the root. Token ids are those of the first chain, by key, that has the step."""
     children: tuple[int, ...]
     chains: tuple[str, ...]
@@ -150,12 +88,12 @@ def assured_gap(better: Node, worse: Node) -> float:
 
 
 @dataclass(frozen=True)
-class StepTree(Generic[C]):
+class StepTree:
     """The chains of one problem that share task, dialect and prompt, merged by prefix."""
 
     nodes: tuple[Node, ...]
     """The root first, parents before children."""
-    chains: dict[str, C]
+    chains: dict[str, Chain]
     """By key."""
     paths: dict[str, tuple[int, ...]]
     """Key → the nodes of that chain, from the root: entry d is at depth d."""
@@ -163,7 +101,7 @@ class StepTree(Generic[C]):
     """Keys of the chains that ended well."""
 
     @classmethod
-    def of(cls, chains: Iterable[C], *, require_process: bool = True) -> StepTree[C]:
+    def of(cls, chains: Iterable[Chain], *, require_process: bool = True) -> StepTree:
         """Merge chains; the same chains in any order give the same tree.
 
         A chain ended well if its answer is correct and, with `require_process`, nothing is known
@@ -229,7 +167,7 @@ class _Growing:
 
     parent: int | None
     depth: int
-    step: Turn | None
+    step: Step | None
     children: dict[Identity, int] = field(default_factory=dict)
     chains: list[str] = field(default_factory=list)
     counted: int = 0
@@ -238,7 +176,7 @@ class _Growing:
     final: bool = False
 
 
-def _grown(chains: dict[str, C], require_process: bool) -> StepTree[C]:
+def _grown(chains: dict[str, Chain], require_process: bool) -> StepTree:
     nodes = [_Growing(None, 0, None)]
     paths: dict[str, tuple[int, ...]] = {}
     well = frozenset(key for key, chain in chains.items() if ended_well(chain, require_process))
@@ -277,26 +215,26 @@ def _frozen(index: int, node: _Growing) -> Node:
     )
 
 
-def whole_steps(chain: Attempted) -> Sequence[Turn]:
+def whole_steps(chain: Chain) -> tuple[Step, ...]:
     """The steps whose reply the model ended itself."""
     return chain.steps[:-1] if chain.maybe_cut else chain.steps
 
 
-def ended_well(chain: Ended, require_process: bool) -> bool:
+def ended_well(chain: Chain, require_process: bool) -> bool:
     """Right for the right reason, or, without `require_process`, just right."""
     return chain.right_for_the_right_reason if require_process else chain.outcome is Outcome.CORRECT
 
 
-def step_trees(chains: Iterable[C], *, require_process: bool = True) -> list[StepTree[C]]:
+def step_trees(chains: Iterable[Chain], *, require_process: bool = True) -> list[StepTree]:
     """A tree for each problem, dialect and prompt; errored chains belong to none."""
-    groups: dict[tuple[object, ...], dict[str, C]] = defaultdict(dict)
+    groups: dict[tuple[object, ...], list[Chain]] = defaultdict(list)
     for chain in sorted(chains, key=lambda c: c.key):
         if chain.outcome is not Outcome.ERRORED:
-            groups[_place(chain)][chain.key] = chain
-    return [_grown(group, require_process) for group in groups.values()]
+            groups[_place(chain)].append(chain)
+    return [StepTree.of(group, require_process=require_process) for group in groups.values()]
 
 
-def _place(chain: Attempted) -> tuple[object, ...]:
+def _place(chain: Chain) -> tuple[object, ...]:
     return chain.task, chain.problem_id, chain.dialect, chain.schemas, *_texts(chain.prompt)
 
 

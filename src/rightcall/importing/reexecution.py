@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
+from rightcall.dialects import DIALECTS
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
 from rightcall.importing.recorded import Place, Recorded, RecordedCall, Unreadable
@@ -44,6 +45,7 @@ def import_chains(
     skip_bad: bool = False,
     on_chain: Callable[[Problem, Chain], None] | None = None,
     looked_in: str = "",
+    dialect: str = "python",
 ) -> ImportReport:
     """Append a chain to `out` for every attempt, and report on all of them.
 
@@ -56,7 +58,7 @@ def import_chains(
     """
     chosen = task.function_set(functions)
     made = _Import(
-        setting=Setting(task, chosen, source, budget=_BUDGET),
+        setting=Setting(task, chosen, source, budget=_BUDGET, dialect=dialect),
         known=_Known(task, problems, own_problems),
         skip_bad=skip_bad,
         tally=Tally(task.name, [one.name for one in chosen]),
@@ -321,7 +323,8 @@ class _Import:
         found = there.get(self.setting.task.name, problem, one.key)
         if found is None:
             return None
-        said = [call.reply for call in one.recorded.calls]
+        dialect, functions = DIALECTS[self.setting.dialect], self.setting.functions
+        said = (dialect.spelled(call.reply, functions) for call in one.recorded.calls)
         if any(step.reply != reply for step, reply in zip(found.steps, said, strict=False)):
             raise DataError(
                 f"{one.place}, is not what was imported from it before",
