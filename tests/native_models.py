@@ -76,6 +76,8 @@ def tool_tokenizer(name: str, vocab: int = 400) -> PreTrainedTokenizerFast:
     family = FAMILY[name]
     if special := SPECIAL[family]:
         made.add_special_tokens({"additional_special_tokens": special, "bos_token": special[0]})
+    if family == "llama":
+        made.eos_token = "<|eot_id|>"
     if family == "qwen":
         made.add_tokens([AddedToken(t, special=False) for t in ("<tool_call>", "</tool_call>")])
     made.chat_template = template(name)

@@ -386,3 +386,63 @@ def test_a_chain_in_another_dialect_is_another_chain() -> None:
     (problem,) = TASK.problems("train", 1)
     keys = {chain_key(replace(SETTING, dialect=d), "m", Job(problem)) for d in ("python", "native")}
     assert len(keys) == 2
+
+
+# --- the other stages -----------------------------------------------------------------------------
+
+
+def test_augmented_native_chains_stay_native_and_right() -> None:
+    from random import Random
+
+    from rightcall.augment import carry_out, load_operation, original_of
+
+    right = played(ADD, STOP.replace("9", "7"))
+    (problem,) = TASK.problems("train", 1)
+    original = original_of(TASK, FUNCTIONS, problem, [right], dialect="native")
+    assert original.chains[0].steps[0].reply == "add(2, 3)"
+    for name in ("rename_functions", "shuffle_functions", "skipped_step", "unparsable_call"):
+        made = carry_out(original, name, load_operation(TASK, name), Random(1))
+        (chain,) = made.chains
+        assert chain.dialect == "native"
+        wrong = name in ("skipped_step", "unparsable_call")
+        assert chain.right_for_the_right_reason is not wrong
+        if name == "rename_functions":
+            shown = {schema["function"]["name"] for schema in json.loads(chain.schemas)}
+            assert {step.call.name for step in chain.steps if step.call} <= shown
+            assert shown != {"add", "stop"}
+
+
+def test_exported_native_chains_and_pairs_are_in_the_apis_form() -> None:
+    from rightcall.exporting import chain_rows, pair_rows
+
+    right = played(f"I add.\n{ADD}", STOP.replace("9", "7"))
+    wrong = played(f"I add.\n{ADD}", STOP, sample=1)
+    (row, _) = chain_rows([right, wrong], TASK)
+    assert row["tools"] == json.loads(right.schemas)
+    said, seen = row["messages"][2:4]
+    assert said["content"] == "I add."
+    assert said["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 2, "b": 3}'}
+    assert seen == {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": "5"}
+    (pair,) = make_pairs([right, wrong], PairConfig(strategies={"step": 1.0}))
+    (made,) = pair_rows([pair], TASK)
+    assert [turn["role"] for turn in made["prompt"]] == ["system", "user", "assistant", "tool"]
+    assert made["chosen"][0]["tool_calls"][0]["id"] == call_id(2)
+    assert made["rejected"][0]["tool_calls"][0]["id"] == call_id(2)
+
+
+def test_exported_native_chains_are_read_back(tmp_path: Path) -> None:
+    from rightcall.chain import ChainStore
+    from rightcall.exporting import chain_rows, write
+    from rightcall.importing import import_chains, load_importer, read_logs
+
+    right = played(ADD, STOP.replace("9", "7"))
+    rows = chain_rows([right], TASK)
+    write(rows, tmp_path / "chat.jsonl", form="openai", what="chains", made="Played.")
+    records = read_logs(load_importer("openai_chat"), [tmp_path / "chat.jsonl"])
+    import_chains(
+        records, TASK, TASK.problems("train", 1), tmp_path / "back.jsonl",
+        functions="short", dialect="native",
+    )  # fmt: skip
+    (back,) = ChainStore(tmp_path / "back.jsonl")
+    assert [step.reply for step in back.steps] == [step.reply for step in right.steps]
+    assert (back.schemas, back.prompt) == (right.schemas, right.prompt)

@@ -550,6 +550,54 @@ def export_pairs(
     _show_export(exporting.write(rows, out, form=form, what="pairs", made=made), {})
 
 
+@export_app.command("model")
+def export_model_(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub id, MODEL+ADAPTER.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="The adapter beside its template, not merged.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, ...")] = "auto",
+) -> None:
+    """A folder for `vllm serve` and `transformers serve`: weights, template, generation config."""
+    from rightcall import serving, terminal
+    from rightcall.models.spec import ModelSpec
+
+    made = serving.export_model(ModelSpec.parse(model), out, adapter_only=adapter_only, dtype=dtype)
+    terminal.out().print(f"{made.folder}: {made.notation or 'no'} tool calling")
+    for command in made.commands:
+        terminal.out().print(f"  {command}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def parity(
+    chains: ChainsFiles,
+    model: Model,
+    other: Annotated[str, typer.Option("--with", help="The other: a folder, URL#name, ...")],
+    turns: Annotated[int, typer.Option(min=1, help="Turns to ask at most.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 64,
+) -> None:
+    """The prompts of the same chains through two models, such as a folder and the server that runs it:
+    do both read and say the same?"""
+    from rightcall import serving, terminal
+    from rightcall.models.spec import ModelSpec, open_model
+
+    with (
+        open_model(ModelSpec.parse(model)) as one,
+        open_model(ModelSpec.parse(other)) as two,
+    ):
+        made = serving.parity(one, two, _every(chains), turns=turns, max_tokens=max_tokens)
+    terminal.out().print(made.table())
+    for found in made.differences[:5]:
+        terminal.out().print(
+            f"chain {found.chain}, step {found.step + 1}: {found.prompt_tokens} prompt tokens, "
+            f"{found.replies}",
+            markup=False,
+        )
+    if not made.holds:
+        raise typer.Exit(1)
+
+
 def _show_export(made: Written, skipped: Mapping[str, int]) -> None:
     from rightcall import terminal
 
