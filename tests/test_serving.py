@@ -250,7 +250,7 @@ def test_the_commands_export_and_compare(tmp_path: Path) -> None:
     assert out.exit_code == 0, out.output
     assert "vllm serve" in out.output.replace("\n", " ")
     chains = str(tmp_path / "chains.jsonl")
-    asked = ["collect", "tiny-math", "-m", "tiny:student", "--count", "2", "-k", "1", "--out", chains]
+    asked = ["collect", "tiny-math", "-m", "tiny:student", "--count", "12", "-k", "1", "--out", chains]
     assert run(app, asked).exit_code == 0
     same = run(app, ["parity", chains, "-m", "tiny:student", "--with", str(tmp_path / "made")])
     assert same.exit_code == 0, same.output
