@@ -36,7 +36,8 @@ FOLDING = (
     "{%- if messages | length > 1 and messages[1]['role'] == 'user' %}"
     "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\n\n' "
     "+ messages[1]['content']}] + messages[2:] %}"
-    "{%- else %}{%- set messages = [{'role': 'user', 'content': messages[0]['content']}] + messages[1:] %}"
+    "{%- else %}"
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content']}] + messages[1:] %}"
     "{%- endif %}{%- endif %}"
 )
 """Put before a template that keeps no system turn in its place: the system text begins the first user
