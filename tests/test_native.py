@@ -388,6 +388,17 @@ def test_a_chain_in_another_dialect_is_another_chain() -> None:
     assert len(keys) == 2
 
 
+def test_a_chain_is_watched_as_it_grows_also_where_a_reply_has_two_calls() -> None:
+    from rightcall.terminal import Watched
+
+    seen: list[tuple[int, str, str]] = []
+    model = Watched(Scripted([f"{ADD}\n{ADD}", ADD, STOP]), lambda *step: seen.append(step))
+    (problem,) = TASK.problems("train", 1)
+    chain = next(rollouts(SETTING, model, [Job(problem)]))
+    shown = [(n, step.reply, step.observation.text) for n, step in enumerate(chain.steps, 1)]
+    assert seen == shown[:2]
+
+
 # --- the other stages -----------------------------------------------------------------------------
 
 
