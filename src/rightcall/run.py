@@ -37,6 +37,7 @@ from rightcall import terminal
 from rightcall.augment import augment, load_operation, operations_of
 from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem, seed_of
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
+from rightcall.dialects import DIALECTS
 from rightcall.errors import ConfigError, DataError
 from rightcall.evaluate import Selection, counterfactual_path, evaluate, samples_path, select
 from rightcall.files import read_lines, write_whole
@@ -606,7 +607,9 @@ def _check_student(place: Place) -> None:
     """Can the student be trained on chains at all? Asked before the teacher's are paid for. Raises
     `ConfigError` for a model without weights here, `RenderingError` for a template of no use."""
     if "train dpo" not in place.done():
-        Renderer(load_tokenizer(place.settings.models.student.weights)).check()
+        renderer = Renderer(load_tokenizer(place.settings.models.student.weights))
+        setting = place.setting("student")
+        renderer.check(DIALECTS[setting.dialect].tools(setting.functions))
 
 
 def _check_operations(config: RunConfig, tasks: Mapping[str, Task]) -> None:
