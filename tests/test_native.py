@@ -69,10 +69,23 @@ def test_what_a_chain_holds_is_read_back(calls: list[Invocation]) -> None:
     assert read(str(Said("", tuple(calls)))) == Said("", tuple(calls))
 
 
+awkward = st.sampled_from(
+    [*("", "<tool_call>", "</tool_call>", "<no_tool_call>", "</think>", "[TOOL_CALLS]", "\n", "words")]
+)
+
+
+@given(st.lists(awkward | st.text(max_size=5), max_size=6), st.lists(invocations, max_size=2))
+def test_words_are_never_taken_for_calls(parts: list[str], calls: list[Invocation]) -> None:
+    blocks = [str(Invocation("stop", {"answer": "</think>"})), "\n<no_tool_call>"]
+    for words in ("".join(parts), "\n".join([*parts, blocks[0]]), "\n".join([*parts, *blocks])):
+        said = Said(words, tuple(calls))
+        assert read(str(said)) == said
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_read_as_something_in_every_notation(text: str) -> None:
     for syntax in SYNTAXES:
-        assert isinstance(read(text, syntax), Said)
+        assert isinstance(syntax.read(text), Said)
 
 
 CALL = '{"name": "add", "arguments": {"a": 2, "b": 3}'
@@ -97,7 +110,7 @@ AS_TEXT = '<tool_call>{"name": "add", "arguments": "{\\"a\\": 2, \\"b\\": 3}"}</
 )
 def test_a_call_is_read_in_the_notation_of_its_family(notation: str, reply: str, words: str) -> None:
     syntax = next(one for one in SYNTAXES if one.name == notation)
-    assert read(reply, syntax) == Said(words, (Invocation("add", {"a": 2, "b": 3}),))
+    assert syntax.read(reply) == Said(words, (Invocation("add", {"a": 2, "b": 3}),))
 
 
 @pytest.mark.parametrize(
@@ -111,13 +124,17 @@ def test_a_call_is_read_in_the_notation_of_its_family(notation: str, reply: str,
         ("hermes", "<tool_call>" + "[" * 100_000),
         ("llama", 'I add: {"name": "add", "parameters": {}}'),
         ("llama", '{"name": "add", "parameters": {}}; {"name": "add", "parameters": {}}'),
+        ("llama", '{"name": "Bob", "age": 3}'),
+        ("hermes", f"<think>\n{CALL}}}"),
+        ("hermes", '<tool_call>{"name": "stop", "arguments": {"answer": "\\ud800"}}</tool_call>'),
+        ("hermes", f'<tool_call>{{"name": "a", "arguments": {{"b": {"[" * 500}{"]" * 500}}}}}'),
         ("mistral", '[TOOL_CALLS] {"name": "add"}'),
         ("mistral", "[TOOL_CALLS][]"),
     ],
 )
 def test_a_reply_whose_calls_cannot_be_read_is_words(notation: str, reply: str) -> None:
     syntax = next(one for one in SYNTAXES if one.name == notation)
-    assert read(reply, syntax) == Said(reply)
+    assert syntax.read(reply) == Said(reply)
 
 
 def test_calls_of_a_server_are_held_like_those_of_a_template() -> None:
@@ -225,15 +242,26 @@ def test_pairs_carry_the_functions_and_end_with_the_models_words() -> None:
     [
         ("add(2, 3)", ADD),
         ("add(a=2, b=3)", ADD),
+        ("I add.\nadd(2, 3)", f"I add.\n{ADD}"),
         ("I add: add(2, 3)", f"I add: add(2, 3)\n{ADD}"),
         ("nothing to call", "nothing to call"),
-        ("sum(2, 3)", "sum(2, 3)"),
     ],
 )
 def test_a_call_in_python_is_spelled_natively_and_back(python: str, native: str) -> None:
     assert NATIVE.spelled(python, FUNCTIONS) == native
-    back = NATIVE.as_python(native, FUNCTIONS)
-    assert back == python or back == "add(2, 3)"
+    if "a=2" not in python and ": add" not in python:
+        assert NATIVE.as_python(native, FUNCTIONS) == python
+
+
+def test_words_beside_a_native_call_survive_the_way_through_python() -> None:
+    both = f"I add both, see add(2, 3).\n{ADD}"
+    assert NATIVE.spelled(NATIVE.as_python(both, FUNCTIONS), FUNCTIONS) == both
+
+
+def test_a_broken_call_in_python_is_a_broken_call_natively() -> None:
+    for reply in ("add(2, 3", "Now.\nadd(2, add(1, 1))", "sum(2, 3)"):
+        made = played(NATIVE.spelled(reply, FUNCTIONS), STOP)
+        assert made.steps[0].observation.failure is FailureKind.UNPARSABLE
 
 
 # --- templates ------------------------------------------------------------------------------------
@@ -446,7 +474,8 @@ def test_exported_native_chains_are_read_back(tmp_path: Path) -> None:
     from rightcall.exporting import chain_rows, write
     from rightcall.importing import import_chains, load_importer, read_logs
 
-    right = played(ADD, STOP.replace("9", "7"))
+    turned = call("add", '{"b": 3, "a": 2}')
+    right = played(f"I add.\n{turned}", call("sum", '{"x": 3}'), STOP)
     rows = chain_rows([right], TASK)
     write(rows, tmp_path / "chat.jsonl", form="openai", what="chains", made="Played.")
     records = read_logs(load_importer("openai_chat"), [tmp_path / "chat.jsonl"])

@@ -164,7 +164,7 @@ class Renderer:
         text = str(self.tokenizer.decode(list(ids[:stop]), skip_special_tokens=False))
         wanted = read(probe[-1]["content"]).calls
         for syntax in SYNTAXES:
-            if syntax.recognise(text) and read(text, syntax).calls == wanted:
+            if syntax.recognise(text) and syntax.read(text).calls == wanted:
                 return syntax
         raise RenderingError(
             "the chat template writes calls in a notation that is not known here",
@@ -192,7 +192,7 @@ class Renderer:
 
     def held(self, reply: str, tools: str) -> str:
         """A reply of the model as chains hold it."""
-        return str(read(reply, self._syntax(tools))) if tools else reply
+        return str(self._syntax(tools).read(reply)) if tools else reply
 
     def _takes_corrections(self, tools: str) -> bool:
         """Whether a reply without a call can be answered by the user, and the chain go on."""

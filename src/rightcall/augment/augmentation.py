@@ -381,7 +381,7 @@ def _variants(
 def _check_new(made: Made, seen: set[str], forbidden: Callable[[Problem], bool]) -> None:
     if forbidden(made.problem):
         raise Rejected("it is a test question")
-    said = digest([[c.prompt, [s.reply for s in c.steps]] for c in made.chains])
+    said = digest([[c.prompt, c.schemas, [s.reply for s in c.steps]] for c in made.chains])
     if said in seen:
         raise Rejected("it was made before")
     seen.add(said)

@@ -20,6 +20,7 @@ from rightcall.importing.summary import ImportReport, Tally, Unplaced
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
 from rightcall.models.scripted import Replay
+from rightcall.native import Invocation, Said
 from rightcall.rollout import Budget, Job, Setting, chain_key, rollouts
 from rightcall.task import Task, task_errors
 from rightcall.tool_calls import call_text, named_text, spoken
@@ -292,7 +293,7 @@ class _Import:
             if isinstance(found, Unplaced):
                 self.tally.without_problem.append(found)
                 continue
-            problem, one = found.problem, _replies(found.recorded, self.setting.functions)
+            problem, one = found.problem, _replies(found.recorded, self.setting)
             if found.own:
                 self.tally.own.add(problem.id)
             number = numbers[one.model, problem.id]
@@ -337,13 +338,18 @@ class _Import:
 LEFT_OUT = "words beside a call left out: they would be read as another call"
 
 
-def _replies(recorded: Recorded, functions: FunctionSet) -> Recorded:
-    """The attempt with every call as a reply in Python syntax."""
+def _replies(recorded: Recorded, setting: Setting) -> Recorded:
+    """The attempt with every call as a reply: in Python syntax, or natively where it has a name."""
+    functions, native = setting.functions, setting.dialect == "native"
     if all(call.name is None for call in recorded.calls):
         return recorded
     calls, notes = [], list(recorded.notes)
     for call in recorded.calls:
-        if call.name is not None:
+        if call.name is not None and native:
+            words = call.reply.strip()
+            reply = str(Said(words, (Invocation(call.name, dict(call.arguments)),)))
+            call = RecordedCall(reply=reply, result=call.result)
+        elif call.name is not None:
             reply = named_text(call.name, call.arguments, functions)
             if call.reply.strip():
                 both = spoken(call.reply, call.name, call.arguments, functions)
