@@ -59,6 +59,8 @@ class Amounts:
     problems: int = 60
     """Training problems."""
     tests: int = 200
+    tests_otherwise: int = 60
+    """Of these, with functions shown otherwise: chains that fail there use up their budget."""
     sft_tokens: int = 12_000
     """Trained tokens of the chosen chains."""
     dpo_tokens: int = 8_000
@@ -152,6 +154,7 @@ def measured(place: Place, spec: ModelSpec, folder: Path, amounts: Amounts) -> d
             place.setting("arm"), model, problems, folder / "eval.jsonl", place.settings.evaluate
         )
         chains: list[Chain] = []
+        problems = problems[: amounts.tests_otherwise]
         for number, functions in enumerate(shown_otherwise(place, problems)):
             setting = replace(place.setting("arm"), functions=functions)
             mine = problems[number::SETS]

@@ -64,7 +64,9 @@ def workers(ray_cluster: None, server: Teacher) -> Iterator[Collector]:
 def opened(
     spec: ModelSpec, workers: int = 2, usage: Path | None = None
 ) -> AbstractContextManager[Collector]:
-    return collector(ClusterConfig(workers=workers), spec, PLACE, SETTING, PROBLEMS, usage_path=usage)
+    return collector(
+        ClusterConfig(workers=workers, cpus=0), spec, PLACE, SETTING, PROBLEMS, usage_path=usage
+    )
 
 
 def teacher(server: Teacher, **settings: Any) -> ModelSpec:

@@ -70,7 +70,7 @@ def test_a_shell_example_is_a_command_that_exists(command: str) -> None:
         assert (ROOT / arguments[arguments.index("--config_file") + 1]).is_file()
         assert_parses(arguments[arguments.index("rightcall") + 1 :])
     else:
-        assert program in {"pip", "vllm", "python"}
+        assert program in {"pip", "vllm", "python", "transformers"}
 
 
 def assert_parses(arguments: list[str]) -> None:

@@ -58,7 +58,7 @@ def test_a_function_shows_its_signature_description_and_worked_example() -> None
     assert scale([2.0]) == [4.0]
     parameters = scale.schema["function"]["parameters"]
     assert parameters["required"] == ["values"]
-    assert parameters["properties"]["by"] == {"default": 2.0, "title": "By", "type": "number"}
+    assert parameters["properties"]["by"] == {"default": 2.0, "type": "number"}
 
 
 def test_the_model_never_sees_state_parameters() -> None:

@@ -688,8 +688,8 @@ def test_trl_trains_one_step_on_a_pairs_file_as_it_is(tmp_path: Path) -> None:
 class Loud(PythonCalls):
     name = "loud"
 
-    def observation(self, observation: Observation) -> Message:
-        return Message(role="user", content=f"{observation.text}!")
+    def observations(self, reply: str, observation: Observation) -> tuple[Message, ...]:
+        return (Message(role="user", content=f"{observation.text}!"),)
 
 
 def test_observations_of_a_chain_are_shown_as_its_dialect_showed_them(

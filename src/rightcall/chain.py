@@ -183,7 +183,7 @@ class Chain(Frozen):
     seed: int
     prompt: tuple[Message, ...]
     """The messages before the first reply: instructions with functions, then the problem."""
-    tools: str = ""
+    schemas: str = ""
     """JSON text of the functions' schemas, where they are shown that way; empty where the prompt shows
     them (the Python dialect)."""
     steps: tuple[Step, ...]

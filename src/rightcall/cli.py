@@ -53,6 +53,13 @@ Option = Annotated[
 Functions = Annotated[
     str | None, typer.Option(help="A named subset of the task's functions, or names with commas.")
 ]
+Dialect = Annotated[
+    str,
+    typer.Option(
+        help="python: functions in the prompt, calls in Python syntax. native: the model's own tool "
+        "calling."
+    ),
+]
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="tiny:teacher, tiny:student, a folder, a hub id, a server URL."),
@@ -272,6 +279,7 @@ def solve(
     ] = None,
     split: Split = "test",
     functions: Functions = None,
+    dialect: Dialect = "python",
     steps: Steps = 20,
     temperature: Temperature = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
@@ -300,7 +308,7 @@ def solve(
 
     if not as_json:
         terminal.show_problem(console, chosen)
-    held = rollout.Setting(loaded, loaded.function_set(_names(functions)), "model")
+    held = rollout.Setting(loaded, loaded.function_set(_names(functions)), "model", dialect=dialect)
     with open_model(spec, held.playable([chosen])) as opened:
         chain = rollout.solve(
             loaded if question is None else terminal.Unjudged(loaded),
@@ -311,6 +319,7 @@ def solve(
             seed=seed,
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
             budget=rollout.Budget(steps=steps),
+            dialect=dialect,
         )
     if as_json:
         print(chain.model_dump_json(indent=2))
@@ -343,6 +352,7 @@ def collect(
         ),
     ] = None,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
     setting_of_model: Annotated[
@@ -367,7 +377,8 @@ def collect(
     loaded = _load(task, option)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     wanted = loaded.function_set(_names(functions))
-    setting = rollout.Setting(loaded, wanted, source, sampling, rollout.Budget(steps=steps), seed)
+    budget = rollout.Budget(steps=steps)
+    setting = rollout.Setting(loaded, wanted, source, sampling, budget, seed, dialect)
     problems = list(loaded.problems(split, count, seed))
     spec, wished = ModelSpec.parse(model, **_table(setting_of_model)), _enough(enough)
     if dry_run:
@@ -430,6 +441,7 @@ def import_(
         bool, typer.Option("--prover", help="Logic: say what classical logic finds, too.")
     ] = False,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
     report_file: Annotated[
@@ -470,6 +482,7 @@ def import_(
             skip_bad=skip_bad,
             on_chain=on_chain,
             looked_in=f"among the first {count} of {', '.join(splits)}",
+            dialect=dialect,
         )
     if problems_out is None and made.own_problems:
         problems_out = out.with_suffix(".problems.jsonl")
@@ -550,6 +563,54 @@ def export_pairs(
     _show_export(exporting.write(rows, out, form=form, what="pairs", made=made), {})
 
 
+@export_app.command("model")
+def export_model_(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub id, MODEL+ADAPTER.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="The adapter beside its template, not merged.")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, ...")] = "auto",
+) -> None:
+    """A folder for `vllm serve` and `transformers serve`: weights, template, generation config."""
+    from rightcall import serving, terminal
+    from rightcall.models.spec import ModelSpec
+
+    made = serving.export_model(ModelSpec.parse(model), out, adapter_only=adapter_only, dtype=dtype)
+    terminal.out().print(f"{made.folder}: {made.notation or 'no'} tool calling")
+    for command in made.commands:
+        terminal.out().print(f"  {command}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def parity(
+    chains: ChainsFiles,
+    model: Model,
+    other: Annotated[str, typer.Option("--with", help="The other: a folder, URL#name, ...")],
+    turns: Annotated[int, typer.Option(min=1, help="Turns to ask at most.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 64,
+) -> None:
+    """The prompts of the same chains through two models, such as a folder and the server that runs it:
+    do both read and say the same?"""
+    from rightcall import serving, terminal
+    from rightcall.models.spec import ModelSpec, open_model
+
+    with (
+        open_model(ModelSpec.parse(model)) as one,
+        open_model(ModelSpec.parse(other)) as two,
+    ):
+        made = serving.parity(one, two, _every(chains), turns=turns, max_tokens=max_tokens)
+    terminal.out().print(made.table())
+    for found in made.differences[:5]:
+        terminal.out().print(
+            f"chain {found.chain}, step {found.step + 1}: {found.prompt_tokens} prompt tokens, "
+            f"{found.replies}",
+            markup=False,
+        )
+    if not made.holds:
+        raise typer.Exit(1)
+
+
 def _show_export(made: Written, skipped: Mapping[str, int]) -> None:
     from rightcall import terminal
 
@@ -584,6 +645,7 @@ def augment(
     split: Split = "train",
     count: Count = 100,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     draw: Annotated[int, typer.Option(min=0, help="Other variants of the same problems.")] = 0,
     option: Option = None,
@@ -619,6 +681,7 @@ def augment(
         out,
         problems_out=problems_out,
         test=() if test is None else read_lines(_existing(test), Problem),
+        dialect=dialect,
     )
     if as_json:
         _print_json(report.model_dump(mode="json"))
@@ -649,6 +712,7 @@ def search(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
     steps: Steps = 20,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
 ) -> None:
@@ -667,7 +731,8 @@ def search(
     loaded = _load(task, option)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     wanted = loaded.function_set(_names(functions))
-    setting = rollout.Setting(loaded, wanted, source, sampling, rollout.Budget(steps=steps), seed)
+    budget = rollout.Budget(steps=steps)
+    setting = rollout.Setting(loaded, wanted, source, sampling, budget, seed, dialect)
     problems = list(loaded.problems(split, count, seed))
     config = searching.SearchConfig(rollouts=rollouts, chains=per_problem)
     with (
@@ -880,6 +945,7 @@ def evaluate(
     count: Count = 300,
     setting: Set = None,
     functions: Functions = None,
+    dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
     on_cluster: OnCluster = None,
@@ -894,7 +960,8 @@ def evaluate(
     config = checked(evaluation.EvaluateConfig, _table(setting))
     loaded = _load(task, option)
     problems = list(loaded.problems(split, count, seed))
-    held = rollout.Setting(loaded, loaded.function_set(_names(functions)), source, seed=seed)
+    wanted = loaded.function_set(_names(functions))
+    held = rollout.Setting(loaded, wanted, source, seed=seed, dialect=dialect)
     place = cluster.TaskSpec(task, _table(option), _names(functions))
     workers = _workers(on_cluster)
     with (

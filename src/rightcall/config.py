@@ -180,6 +180,9 @@ class Stages(Frozen):
     """The settings of every stage of a task."""
 
     models: Models = Models()
+    dialect: Literal["python", "native"] = "python"
+    """How functions are shown and calls are written, by every model: in the prompt and as in Python, or
+    through the chat template and the API as the models' own tool calling has it."""
     collect: CollectBoth = CollectBoth()
     search: SearchConfig = SearchConfig()
     """Rollouts that find the first errors of the student's wrong chains, with its sampling and budget

@@ -8,6 +8,7 @@ template writes them, observations in the role tool.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -19,10 +20,9 @@ from rightcall.functions import (
     FunctionSet,
     Result,
     States,
-    checked_value,
 )
 from rightcall.native import Invocation, Said, read, unreadable
-from rightcall.tool_calls import is_bare, named_arguments, named_call, named_text, read_call, spoken
+from rightcall.tool_calls import is_bare, named_arguments, named_call, named_text, read_call
 
 NOT_RUN = "Not run: one call per reply."
 """What a further call of a reply is answered with."""
@@ -116,22 +116,33 @@ class NativeCalls:
         return functions.isolated(reply, _native_calls)
 
     def spelled(self, reply: str, functions: FunctionSet) -> str:
-        call = read_call(reply, functions)
-        given = None if call is None else named_arguments(call, functions)
-        if call is None or given is None:
+        if read(reply).calls:
             return reply
-        same = is_bare(reply) and read_call(named_text(call.name, given, functions), functions) == call
-        return str(Said("" if same else reply, (Invocation(call.name, given),)))
+        words, _, last = reply.rpartition("\n")
+        if not is_bare(last):
+            words, last = reply, reply
+        call = read_call(last, functions)
+        given = None if call is None else named_arguments(call, functions)
+        if call is not None and given is not None:
+            return str(Said(words.rstrip(), (Invocation(call.name, given),)))
+        return str(Said(_BROKEN.sub(_broken_block, reply)))
 
     def as_python(self, reply: str, functions: FunctionSet) -> str:
         said = read(reply)
         if not said.calls:
-            return reply
+            return said.words
         first = said.calls[0]
-        alone = named_text(first.name, first.arguments, functions)
-        if not said.words:
-            return alone
-        return spoken(said.words, first.name, first.arguments, functions) or alone
+        written = named_text(first.name, first.arguments, functions)
+        return f"{said.words}\n{written}" if said.words else written
+
+
+_BROKEN = re.compile(r"^([A-Za-z_]\w*)\((.*)\Z", re.MULTILINE)
+"""A last line that begins a call in Python."""
+
+
+def _broken_block(begun: re.Match[str]) -> str:
+    """A call that cannot be read as a call that cannot be read."""
+    return f'<tool_call>\n{{"name": "{begun[1]}", "arguments": {{{begun[2]}'
 
 
 def _native_calls(reply: str, known: Mapping[str, Function]) -> list[Call]:
@@ -144,7 +155,7 @@ def _native_calls(reply: str, known: Mapping[str, Function]) -> list[Call]:
         )
     said = read(reply)
     if not said.calls:
-        why = unreadable(reply)
+        why = unreadable(said.words)
         raise CallError(
             f"the call cannot be read ({why})" if why else "no function call in the reply",
             remedy="A call is an object with the name of a function and its arguments by name."
@@ -152,8 +163,6 @@ def _native_calls(reply: str, known: Mapping[str, Function]) -> list[Call]:
             else "Call one of the functions.",
             kind=FailureKind.UNPARSABLE if why else FailureKind.NO_CALL,
         )
-    for call in said.calls:
-        checked_value(call.arguments)
     return [named_call(call.name, call.arguments, known) for call in said.calls]
 
 

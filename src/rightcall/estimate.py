@@ -175,7 +175,7 @@ def measured(chains: Iterable[Chain]) -> Habits:
         steps += len(chain.steps)
         again += len(chain.steps) * (len(chain.steps) - 1) // 2
         reply += chain.completion_tokens
-        letters += len(chain.tools) + sum(len(turn["content"]) for turn in chain.prompt)
+        letters += len(chain.schemas) + sum(len(turn["content"]) for turn in chain.prompt)
         tokens += chain.steps[0].prompt_tokens
         for one, after in zip(chain.steps, chain.steps[1:], strict=False):
             grown += max(0, after.prompt_tokens - one.prompt_tokens - one.completion_tokens)
@@ -250,12 +250,12 @@ def estimate_run(config: RunConfig, root: Path) -> list[Estimate]:
 
 def _estimate_task(name: str, settings: TaskRun, seed: int, folder: Path) -> Iterator[Estimate]:
     task = load_task(settings.task, **settings.options)
-    functions = task.function_set(settings.functions)
+    functions, dialect = task.function_set(settings.functions), settings.dialect
     train = list(task.problems("train", settings.problems.train, seed))
     for role in ("teacher", "student"):
         how = getattr(settings.collect, role)
         if how.samples and not how.chains:
-            setting = Setting(task, functions, role, how.sampling, how.budget, seed)
+            setting = Setting(task, functions, role, how.sampling, how.budget, seed, dialect)
             yield estimate(
                 f"{name}: collect {role}", setting, train[: how.problems], how.samples,
                 getattr(settings.models, role), folder / "chains" / f"{role}.jsonl", how.enough,
@@ -266,7 +266,8 @@ def _estimate_task(name: str, settings: TaskRun, seed: int, folder: Path) -> Ite
         if role == "teacher" and settings.collect.teacher.chains:
             continue
         budget = Budget(steps=max(wanted.budgets), tokens=wanted.tokens)
-        setting = Setting(task, functions, role, Sampling(max_tokens=wanted.max_tokens), budget, seed)
+        sampling = Sampling(max_tokens=wanted.max_tokens)
+        setting = Setting(task, functions, role, sampling, budget, seed, dialect)
         spec = settings.models.teacher if role == "teacher" else settings.models.student
         path = folder / "eval" / f"{role}.jsonl"
         yield estimate(f"{name}: evaluate {role}", setting, test, 1 + wanted.samples, spec, path)

@@ -25,6 +25,7 @@ from rightcall.chain import JSON, Chain, Message, Outcome, Problem
 from rightcall.dialects import DIALECTS, conversation
 from rightcall.errors import ConfigError, DataError, nearest
 from rightcall.functions import FunctionSet
+from rightcall.native import structured, tools_of
 from rightcall.pairs import PreferencePair
 from rightcall.task import Task
 from rightcall.tool_calls import is_bare, named_arguments, named_text, read_call
@@ -51,6 +52,21 @@ class Native:
         self.task = task
         self._sets: dict[str, FunctionSet] = {}
         self._subsets = [task.default_subset, "all", *task.subsets]
+
+    def form(
+        self, schemas: str, prompt: Sequence[Message], *others: Sequence[Message]
+    ) -> tuple[list[list[Turn]], list[JSON]]:
+        """A conversation and what may follow it in the API's form, and the tools. `schemas`: of the
+        functions, where calls are native; else the prompt shows them."""
+        if schemas:
+            before = _as_sent(prompt)
+            after = [_as_sent([*prompt, *other])[len(before) :] for other in others]
+            return [before, *after], [*tools_of(schemas)]
+        functions = self.functions(prompt)
+        said = sum(message["role"] == "assistant" for message in prompt)
+        # A prompt may end with the observation of its last call: the calls are numbered through.
+        after = [self.turns(other, functions, said + 1) for other in others]
+        return [self.turns(prompt, functions), *after], tools(functions)
 
     def functions(self, prompt: Sequence[Message]) -> FunctionSet:
         """The functions that a prompt shows. Raises `DataError` if no subset of the task's is shown so:
@@ -94,6 +110,16 @@ class Native:
             else:
                 made.append({"role": message["role"], "content": message["content"]})
         return made
+
+
+def _as_sent(messages: Sequence[Message]) -> list[Turn]:
+    """A native conversation in the API's form. Keys and types are those of every other row: a table
+    library would fill columns up."""
+    turns = structured(messages, "text")
+    for turn in turns:
+        turn.pop("name", None)
+        turn["content"] = turn["content"] or ""
+    return turns
 
 
 def _assistant(reply: str, functions: FunctionSet, name: str) -> Turn:
@@ -168,12 +194,12 @@ def _number(chain: Chain, taken: set[tuple[str, str, int]]) -> int:
 
 
 def _chain_row(chain: Chain, native: Native) -> Row:
-    functions = native.functions(chain.prompt)
     steps = chain.steps[:-1] if chain.maybe_cut else chain.steps
     messages = conversation(chain.prompt, steps, DIALECTS[chain.dialect])
+    (turns,), shown = native.form(chain.schemas, messages)
     return {
-        "messages": native.turns(messages, functions),
-        "tools": tools(functions),
+        "messages": turns,
+        "tools": shown,
         "task": chain.task,
         "problem_id": chain.problem_id,
         "question": chain.prompt[-1]["content"],
@@ -191,14 +217,14 @@ def pair_rows(pairs: Iterable[PreferencePair], task: Task) -> Iterator[Row]:
     """A row for each pair: `prompt`, `chosen`, `rejected`, `tools`, and where it comes from."""
     native = Native(task)
     for pair in pairs:
-        functions = native.functions(pair.prompt)
-        before = sum(message["role"] == "assistant" for message in pair.prompt)
-        # A prompt may end with the observation of its last call: the calls are numbered through.
+        (prompt, chosen, rejected), shown = native.form(
+            pair.schemas, pair.prompt, pair.chosen, pair.rejected
+        )
         yield {
-            "prompt": native.turns(pair.prompt, functions),
-            "chosen": native.turns(pair.chosen, functions, before + 1),
-            "rejected": native.turns(pair.rejected, functions, before + 1),
-            "tools": tools(functions),
+            "prompt": prompt,
+            "chosen": chosen,
+            "rejected": rejected,
+            "tools": shown,
             "task": pair.task,
             "problem_id": pair.problem_id,
             "strategy": pair.strategy,

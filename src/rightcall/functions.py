@@ -32,16 +32,12 @@ from pydantic import (
 from rightcall import sandbox
 from rightcall.chain import JSON, Call, Observation, digest
 from rightcall.errors import CallError, DefinitionError, FailureKind, nearest
-from rightcall.native import tools_text
+from rightcall.native import MAX_INTEGER_BITS, MAX_NESTING, tools_text
 
 MAX_REPLY_CHARACTERS = 20_000
 MAX_OBSERVATION_CHARACTERS = 1_000
 MAX_BROKEN_CALLS = 20
 """Reading of a reply ends at so many calls that do not parse: each costs a scan of the rest."""
-MAX_INTEGER_BITS = 1024
-"""Of an integer in a call. Hexadecimal digits could write one too long to be printed or stored."""
-MAX_NESTING = 64
-"""Lists in lists in a call: JSON readers refuse what is much deeper."""
 
 
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -573,8 +569,9 @@ def _named_arguments(made: Function, call: Call) -> dict[str, JSON]:
             remedy=f"Signature: {made.signature}.",
             kind=FailureKind.UNEXPECTED_ARGUMENT,
         )
+    variadic = {n for n, p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL}
     for name, value in call.kwargs.items():
-        if name in named:
+        if name in named and not (name in variadic and named[name] == []):
             raise CallError(
                 f"argument {name!r} of {made.name} was given twice",
                 value=value,
@@ -810,26 +807,6 @@ def _literal(node: ast.expr, depth: int = 0) -> JSON:
                 made[_literal(key)] = _literal(item, depth + 1)
             return made
     raise _not_literal(node)
-
-
-def checked_value(value: JSON, depth: int = 0) -> None:
-    """Hold a value that was read from JSON to the limits of one that stands in a call as text. Raises
-    `CallError`."""
-    fault = ""
-    if isinstance(value, str):
-        fault = "half of a surrogate pair" if _LONE_SURROGATE.search(value) else ""
-    elif isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-        fault = f"an integer of more than {MAX_INTEGER_BITS} bits"
-    elif isinstance(value, float) and not math.isfinite(value):
-        fault = "a number that is not finite"
-    elif isinstance(value, (list, dict)) and depth >= MAX_NESTING:
-        fault = f"more than {MAX_NESTING} levels"
-    if fault:
-        raise CallError(f"an argument has {fault}", kind=FailureKind.UNPARSABLE)
-    if isinstance(value, (list, dict)):
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        for part in parts:
-            checked_value(part, depth + 1)
 
 
 def _not_literal(node: ast.expr) -> CallError:

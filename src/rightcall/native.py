@@ -1,22 +1,25 @@
 """Native tool calling: calls as models write them that were trained for it, and back.
 
 One text stands for a reply of any such model, whether it came from a chat template's own notation or
-as `tool_calls` over HTTP: the words, then each call as a block
+as `tool_calls` over HTTP: the words, then each call as a block of three lines
 
     <tool_call>
     {"name": "add", "arguments": {"a": 2, "b": 3}}
     </tool_call>
 
 Chains and pairs hold replies in that form, so that trees, pairs and pages need know of no other.
-`structured` makes of it the messages that chat templates and servers take; `SYNTAXES` reads what models
-of a family write. A block that is not well formed is no call: its text stays what the model said.
+`read` takes it apart: calls are what stands at the end in exactly that form. Words that would be taken
+for calls have a line `<no_tool_call>` after them. `structured` makes of a conversation the messages
+that chat templates and servers take; `SYNTAXES` reads what models of a family write. What begins a call
+and cannot be read is no call: its text stays what the model said.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -24,7 +27,13 @@ from typing import Any, Literal
 from rightcall.chain import JSON, Message
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
-THOUGHT_END = "</think>"
+NO_CALL = "<no_tool_call>"
+THOUGHT, THOUGHT_END = "<think>", "</think>"
+
+MAX_INTEGER_BITS = 1024
+"""Of an integer in a call. Hexadecimal digits could write one too long to be printed or stored."""
+MAX_NESTING = 64
+"""Lists in lists in a call: JSON readers refuse what is much deeper."""
 
 Turn = dict[str, JSON]
 """A message in the form of the OpenAI API."""
@@ -37,6 +46,10 @@ class Invocation:
     name: str
     arguments: dict[str, JSON]
 
+    def __str__(self) -> str:
+        given = f'{{"name": {_json(self.name)}, "arguments": {_json(self.arguments)}}}'
+        return f"{OPENING}\n{given}\n{CLOSING}"
+
 
 @dataclass(frozen=True)
 class Said:
@@ -46,12 +59,37 @@ class Said:
     calls: tuple[Invocation, ...] = ()
 
     def __str__(self) -> str:
-        blocks = (_block(_json(call.name), _json(call.arguments)) for call in self.calls)
-        return "\n".join([*([self.words] if self.words else []), *blocks])
+        """As chains hold it."""
+        marked = self.words.endswith(NO_CALL) or _split(self.words)[1]
+        words = [self.words] if self.words else []
+        return "\n".join([*words, *([NO_CALL] if marked else []), *map(str, self.calls)])
 
 
-def _block(name: str, arguments: str) -> str:
-    return f'{OPENING}\n{{"name": {name}, "arguments": {arguments}}}\n{CLOSING}'
+def read(reply: str) -> Said:
+    """What a reply says, as chains hold it."""
+    words, calls = _split(reply)
+    if words == NO_CALL or words.endswith(f"\n{NO_CALL}"):
+        words = words[: -len(NO_CALL)].removesuffix("\n")
+    return Said(words, tuple(calls))
+
+
+def _split(reply: str) -> tuple[str, list[Invocation]]:
+    """The calls at the end, and what stands before them."""
+    calls: list[Invocation] = []
+    while reply.endswith(f"\n{CLOSING}"):
+        words, found, block = reply.rpartition(f"{OPENING}\n")
+        given = block.removesuffix(f"\n{CLOSING}")
+        if not found or (words and not words.endswith("\n")):
+            break
+        try:
+            call = _invocation(_whole(given))
+        except _Malformed:
+            break
+        if str(call) != f"{OPENING}\n{block}":  # written otherwise: not by this module
+            break
+        calls.insert(0, call)
+        reply = words.removesuffix("\n")
+    return reply, calls
 
 
 def _json(value: JSON) -> str:
@@ -66,7 +104,7 @@ class _Malformed(ValueError):
 
 
 def _no_constant(name: str) -> JSON:
-    raise _Malformed(name)  # NaN and Infinity are not JSON
+    raise _Malformed(f"{name} is no JSON")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
@@ -94,7 +132,25 @@ def _invocation(value: object) -> Invocation:
         given = {}
     if not isinstance(given, dict):
         raise _Malformed("arguments that are no object")
+    _check(value["name"])
+    _check(given)
     return Invocation(value["name"], given)
+
+
+def _check(value: JSON, depth: int = 0) -> None:
+    """Hold a value to the limits of one in a call as Python text. Raises `_Malformed`."""
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise _Malformed("half of a surrogate pair")
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise _Malformed(f"an integer of more than {MAX_INTEGER_BITS} bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _Malformed("a number that is not finite")
+    if isinstance(value, (list, dict)):
+        if depth >= MAX_NESTING:
+            raise _Malformed(f"more than {MAX_NESTING} levels")
+        parts: Iterable[JSON] = [*value, *value.values()] if isinstance(value, dict) else value
+        for part in parts:
+            _check(part, depth + 1)
 
 
 def _whole(text: str) -> Any:
@@ -106,47 +162,77 @@ def _whole(text: str) -> Any:
 
 
 def _hermes(text: str) -> Said:
-    """Qwen and Hermes: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` after the words. A
+    """Qwen and Hermes: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` and words around. A
     call within a thought is none."""
-    start = text.rfind(THOUGHT_END) + len(THOUGHT_END) if THOUGHT_END in text else 0
-    at = first = text.find(OPENING, start)
-    calls = []
-    while at >= 0:
-        value, end = _decoded(text, at + len(OPENING))
-        calls.append(_invocation(value))
-        rest = text[end:].lstrip()
-        if rest and not rest.startswith(CLOSING):
+    words: list[str] = []
+    calls: list[Invocation] = []
+    done = position = 0
+    thinking = text.lstrip().startswith(THOUGHT)
+    while True:
+        at, thought = text.find(OPENING, position), text.find(THOUGHT_END, position)
+        if thought >= 0 and (thinking or thought < at or at < 0):
+            position, thinking = thought + len(THOUGHT_END), False
+            words, calls, done = [], [], 0
+            continue
+        if at < 0 or thinking:
+            break
+        try:
+            value, end = _decoded(text, at + len(OPENING))
+            call = _invocation(value)
+        except _Malformed:
+            if thought < 0:
+                raise
+            position = at + len(OPENING)  # a thought that the prompt began
+            continue
+        after = text[end:].lstrip()
+        if after and not after.startswith(CLOSING):
             raise _Malformed("a call that does not end")
-        at = text.find(OPENING, end)
-    return Said(text[:first].rstrip(), tuple(calls)) if calls else Said(text)
+        words.append(text[done:at])
+        calls.append(call)
+        done = position = len(text) - len(after.removeprefix(CLOSING))
+    if not calls:
+        return Said(text)
+    said = [part for part in (*words, text[done:]) if part.strip()]
+    return Said("\n".join(part.strip("\n") for part in said).rstrip(), tuple(calls))
 
 
 def _llama(text: str) -> Said:
     """Llama 3: the reply is one JSON object, `{"name": ..., "parameters": {...}}`."""
-    bare = text.strip().removeprefix("<|python_tag|>")
-    if not bare.lstrip().startswith("{"):
+    bare = text.strip().removeprefix("<|python_tag|>").lstrip()
+    if not re.match(r'\{\s*"name"\s*:', bare):
         return Said(text)
-    return Said("", (_invocation(_whole(bare)),))
+    value = _whole(bare)
+    if not value.keys() & {"parameters", "arguments"}:
+        raise _Malformed("no parameters")
+    return Said("", (_invocation(value),))
 
 
 def _mistral(text: str) -> Said:
     """Mistral: words, then `[TOOL_CALLS]` and a list of objects, or for each call `[TOOL_CALLS]`, its
     name, `[ARGS]` and its arguments."""
-    mark = "[TOOL_CALLS]"
-    words, found, rest = text.partition(mark)
-    if not found:
+    mark, given = "[TOOL_CALLS]", "[ARGS]"
+    at = text.find(mark)
+    if at < 0:
         return Said(text)
-    calls: list[Invocation] = []
-    for part in rest.split(mark):
-        name, named, given = part.partition("[ARGS]")
-        if named:
-            name = re.split(r"\[CALL_ID\]", name)[0].strip()
-            calls.append(_invocation({"name": name, "arguments": _whole(given)}))
-        elif (value := _whole(part)) and isinstance(value, list):
+    words, calls, rest = text[:at].strip(), list[Invocation](), text[at:]
+    while rest:
+        if not rest.startswith(mark):
+            raise _Malformed("words after a call")
+        rest = rest.removeprefix(mark).lstrip()
+        if rest.startswith("["):
+            value, end = _decoded(rest)
             calls += map(_invocation, value)
         else:
-            raise _Malformed("no list of calls")
-    return Said(words.strip(), tuple(calls))
+            name, named, _ = rest.partition(given)
+            if not named:
+                raise _Malformed("no list of calls")
+            value, end = _decoded(rest, len(name) + len(given))
+            name = name.partition("[CALL_ID]")[0].strip()
+            calls.append(_invocation({"name": name, "arguments": value}))
+        rest = rest[end:].strip()
+    if not calls:
+        raise _Malformed("an empty list of calls")
+    return Said(words, tuple(calls))
 
 
 @dataclass(frozen=True)
@@ -156,8 +242,15 @@ class Syntax:
     name: str
     recognise: Callable[[str], bool]
     """Whether a template that writes a call so, and nothing else in the turn, is of this family."""
-    read: Callable[[str], Said]
+    parse: Callable[[str], Said]
     """What a reply says. Raises `ValueError` if it begins a call that cannot be read."""
+
+    def read(self, reply: str) -> Said:
+        """What a reply says; words alone if it begins a call that cannot be read."""
+        try:
+            return self.parse(reply)
+        except ValueError:
+            return Said(reply)
 
 
 SYNTAXES: tuple[Syntax, ...] = (
@@ -168,44 +261,40 @@ SYNTAXES: tuple[Syntax, ...] = (
 """The first that recognises a template's turn and reads it is taken. To add a family, add its own."""
 
 
-def read(reply: str, syntax: Syntax = SYNTAXES[0]) -> Said:
-    """What a reply says, its text being written in that syntax; by default as chains hold it. A reply
-    whose calls cannot be read is words."""
-    try:
-        return syntax.read(reply)
-    except ValueError:
-        return Said(reply)
-
-
-def unreadable(reply: str) -> str | None:
-    """Why the calls in a chain's reply cannot be read; None if they can, or it has none."""
-    try:
-        _hermes(reply)
-    except ValueError as error:
-        return str(error)
+def unreadable(words: str) -> str | None:
+    """Why a reply that makes no call begins one in some notation; None if it does not."""
+    for syntax in SYNTAXES:
+        try:
+            syntax.parse(words)
+        except ValueError as error:
+            return str(error)
     return None
 
 
 def from_server(words: str | None, tool_calls: object) -> str:
-    """The reply in an OpenAI-style message. A call whose arguments are no JSON object stays as it was
-    sent, which is text. Raises `ValueError` if `tool_calls` are no calls at all."""
-    made = [words] if words else []
-    for call in tool_calls if isinstance(tool_calls, list) else []:
+    """The reply in an OpenAI-style message, as chains hold it. Where the arguments of a call are no
+    JSON object, the reply makes no call: its text is what was sent. Raises `ValueError` if `tool_calls`
+    are no calls at all."""
+    if not isinstance(tool_calls, list):
+        raise ValueError("they are no list")
+    calls: list[Invocation] = []
+    for call in tool_calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise ValueError("a tool call without a function's name")
         try:
-            made.append(str(Said("", (_invocation(function),))))
+            calls.append(_invocation(function))
         except _Malformed:
             sent = function.get("arguments")
             shown = sent if isinstance(sent, str) else _json(sent)
-            made.append(_block(_json(function["name"]), shown))
-    return "\n".join(made)
+            broken = f'{OPENING}\n{{"name": {_json(function["name"])}, "arguments": {shown}'
+            return str(Said(f"{words}\n{broken}" if words else broken))
+    return str(Said((words or "").rstrip(), tuple(calls)))
 
 
 def texts_of(message: Message) -> list[str]:
-    """What a message says in its own words: its content; of a turn with calls its words, and the keys
-    and texts of their arguments."""
+    """What a message says in its own words: its content; of a turn with calls its words, and the names
+    and the keys and texts of their arguments."""
     made: list[str] = []
 
     def seen(text: str) -> str:
@@ -218,9 +307,10 @@ def texts_of(message: Message) -> list[str]:
 
 def map_texts(message: Message, change: Callable[[str], str]) -> Message:
     """The message with each of these texts changed."""
-    if message["role"] != "assistant" or not (said := read(message["content"])).calls:
+    if message["role"] != "assistant":
         return Message(role=message["role"], content=change(message["content"]))
-    calls = tuple(Invocation(c.name, _mapped(c.arguments, change)) for c in said.calls)
+    said = read(message["content"])
+    calls = tuple(Invocation(change(c.name), _mapped(c.arguments, change)) for c in said.calls)
     return Message(role="assistant", content=str(Said(change(said.words), calls)))
 
 

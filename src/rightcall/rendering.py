@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from rightcall.chain import Message
-from rightcall.errors import RenderingError
+from rightcall.errors import ConfigError, RenderingError
 from rightcall.native import (
     SYNTAXES,
     Invocation,
@@ -107,9 +107,11 @@ class Renderer:
         self._encoded: dict[str, tuple[int, ...]] = {}
         self._written = lru_cache(maxsize=_CACHED_PREFIXES)(self._write)
         self._syntax = lru_cache(maxsize=256)(self._find_syntax)
+        self._checked: set[str] = set()
         self._corrects = lru_cache(maxsize=256)(self._takes_corrections)
         self._frame = lru_cache(maxsize=256)(self._learn_frame)
-        self._folds = self._must_fold()
+        self.folds = self._must_fold()
+        """Whether the system text begins the first user turn."""
         self.stop_ids = frozenset(stop_ids if stop_ids else self._turn_ends())
 
     def check(self, tools: str = "") -> None:
@@ -132,6 +134,17 @@ class Renderer:
                     remedy=_NO_TOOLS,
                 )
 
+    def check_once(self, tools: str) -> None:
+        """`check`, if it was not done for these tools. Raises `ConfigError`, as no conversation can be
+        rendered."""
+        if not tools or tools in self._checked:
+            return
+        try:
+            self.check(tools)
+        except RenderingError as error:
+            raise ConfigError(error.fault, value=error.value, remedy=error.remedy) from error
+        self._checked.add(tools)
+
     def _check_shown(self, tools: str) -> None:
         """Whether the prompt shows every function."""
         prompt = self._text(self._placed(_native_probe(tools, 0)), reply_next=True, tools=tools)
@@ -151,7 +164,7 @@ class Renderer:
         text = str(self.tokenizer.decode(list(ids[:stop]), skip_special_tokens=False))
         wanted = read(probe[-1]["content"]).calls
         for syntax in SYNTAXES:
-            if syntax.recognise(text) and read(text, syntax).calls == wanted:
+            if syntax.recognise(text) and syntax.read(text).calls == wanted:
                 return syntax
         raise RenderingError(
             "the chat template writes calls in a notation that is not known here",
@@ -159,9 +172,27 @@ class Renderer:
             remedy=f"Known are {', '.join(syntax.name for syntax in SYNTAXES)}. {_NO_TOOLS}",
         )
 
+    def notation(self, tools: str) -> str:
+        """The name of the syntax in which the model writes calls. Raises `RenderingError`."""
+        return self._syntax(tools).name
+
+    def reply_marks(self, tools: str) -> list[str]:
+        """What stands right before a reply: after the question, and after an observation; in what both
+        have in common, if a special token is in it, else each from its last special token on."""
+        turns = self._placed(_native_probe(tools, 1))
+        ends = []
+        for end in (turns[:-2], turns):
+            prompt = self._text(end, reply_next=True, tools=tools)
+            ends.append(prompt[max(prompt.rfind(text) + len(text) for text in texts_of(end[-1])) :])
+        common = _common_end(*ends)
+        if self._specials.search(common):
+            return [common]
+        lasts = [[*self._specials.finditer(end)] for end in ends]
+        return [end[last[-1].start() :] for end, last in zip(ends, lasts, strict=True) if last]
+
     def held(self, reply: str, tools: str) -> str:
         """A reply of the model as chains hold it."""
-        return str(read(reply, self._syntax(tools))) if tools else reply
+        return str(self._syntax(tools).read(reply)) if tools else reply
 
     def _takes_corrections(self, tools: str) -> bool:
         """Whether a reply without a call can be answered by the user, and the chain go on."""
@@ -212,7 +243,7 @@ class Renderer:
 
     def _placed(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages as the template takes them."""
-        return _folded(messages) if self._folds else messages
+        return _folded(messages) if self.folds else messages
 
     def text(self, messages: Sequence[Message], *, reply_next: bool, tools: str = "") -> str:
         """The template's text; with `reply_next` it ends where the model's turn begins."""
@@ -448,6 +479,14 @@ def _native_probe(tools: str, calls: int) -> list[Message]:
         turns.append(Message(role="assistant", content=str(said)))
         turns.append(Message(role="tool", content=f"\ue000o{number}\ue001"))
     return turns
+
+
+def _common_end(one: str, other: str) -> str:
+    """What two texts end with."""
+    same = 0
+    while same < min(len(one), len(other)) and one[-1 - same] == other[-1 - same]:
+        same += 1
+    return one[len(one) - same :]
 
 
 def _check_words(reply: str, piece: str) -> None:

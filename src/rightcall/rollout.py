@@ -36,7 +36,7 @@ from rightcall.chain import (
     seed_of,
 )
 from rightcall.dialects import DIALECTS, Dialect, conversation
-from rightcall.errors import DataError, ModelError, RenderingError
+from rightcall.errors import ConfigError, DataError, ModelError, RenderingError, nearest
 from rightcall.functions import FunctionSet, Result, States
 from rightcall.models import ChatModel, Reply, Request, Sampling
 from rightcall.sandbox import MAX_IDLE_WORKERS
@@ -84,6 +84,12 @@ class Setting:
     seed: int = 0
     dialect: str = "python"
     """How functions are shown and calls are written: a name in `rightcall.dialects.DIALECTS`."""
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise ConfigError(
+                "no such dialect", value=self.dialect, remedy=nearest(self.dialect, DIALECTS)
+            )
 
     def playable(self, problems: Iterable[Problem]) -> Iterator[Problem]:
         """The problems with gold chains that use the setting's functions alone: what a gold player
@@ -263,7 +269,7 @@ def attempt(setting: Setting, model: str, job: Job) -> Attempt:
         dialect=setting.dialect,
         seed=made.seed,
         prompt=made.prompt,
-        tools=made.dialect.tools(setting.functions),
+        schemas=made.dialect.tools(setting.functions),
         steps=tuple(made.steps),
         stop_reason=end.reason,
         answer=end.answer,
@@ -474,9 +480,10 @@ def solve(
     budget: Budget = Budget(),
     source: str = "model",
     seed: int = 0,
+    dialect: str = "python",
 ) -> Chain:
     """One problem, one chain."""
-    setting = Setting(task, task.function_set(functions), source, sampling, budget, seed)
+    setting = Setting(task, task.function_set(functions), source, sampling, budget, seed, dialect)
     return next(rollouts(setting, model, [Job(problem)]))
 
 

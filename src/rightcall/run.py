@@ -37,6 +37,7 @@ from rightcall.augment import augment, load_operation, operations_of
 from rightcall.chain import Chain, ChainFiles, ChainStore, Frozen, Outcome, Problem, seed_of
 from rightcall.cluster import TaskSpec, collector, gather
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
+from rightcall.dialects import DIALECTS
 from rightcall.errors import ConfigError, DataError
 from rightcall.evaluate import Selection, counterfactual_path, evaluate, samples_path, select
 from rightcall.files import read_lines, write_whole
@@ -146,7 +147,8 @@ class Place:
         self, source: str, sampling: Sampling = Sampling(), budget: Budget = Budget()
     ) -> Setting:
         functions = self.task.function_set(self.settings.functions)
-        return Setting(self.task, functions, source, sampling, budget, self.seed)
+        dialect = self.settings.dialect
+        return Setting(self.task, functions, source, sampling, budget, self.seed, dialect)
 
     def done(self) -> dict[str, StageDone]:
         return {line.stage: line for line in read_lines(self.folder / "stages.jsonl", StageDone)}
@@ -331,6 +333,7 @@ def vary(place: Place) -> str:
         place.chains("augmented"),
         problems_out=place.folder / "problems.augmented.jsonl",
         test=[*place.problems("validation"), *place.problems("test")],
+        dialect=place.settings.dialect,
     )
     write_whole(place.folder / "augment.json", made.model_dump_json(indent=2))
     return f"{made.chains} chains of {made.originals} problems{others}"
@@ -607,7 +610,9 @@ def _check_student(place: Place) -> None:
     """Can the student be trained on chains at all? Asked before the teacher's are paid for. Raises
     `ConfigError` for a model without weights here, `RenderingError` for a template of no use."""
     if "train dpo" not in place.done():
-        Renderer(load_tokenizer(place.settings.models.student.weights)).check()
+        renderer = Renderer(load_tokenizer(place.settings.models.student.weights))
+        setting = place.setting("student")
+        renderer.check(DIALECTS[setting.dialect].tools(setting.functions))
 
 
 def _check_operations(config: RunConfig, tasks: Mapping[str, Task]) -> None:

@@ -313,7 +313,7 @@ class _Rounds:
         prompt = dialect.prompt(setting.task.instruction, setting.functions, problem)
         shown = (dialect.name, prompt, dialect.tools(setting.functions))
         every = self.collected.chains(setting.task.name, problem.id)
-        chains = [c for c in every if (c.dialect, c.prompt, c.tools) == shown]
+        chains = [c for c in every if (c.dialect, c.prompt, c.schemas) == shown]
         if every and not chains:
             raise DataError(
                 "the chains were made with another prompt",

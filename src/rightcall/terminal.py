@@ -131,8 +131,9 @@ class Watched(ChatModel):
 
     def submit(self, request: Request) -> None:
         turns = request.messages
-        first = next((i for i, m in enumerate(turns) if m["role"] == "assistant"), len(turns))
-        pairs = list(zip(turns[first::2], turns[first + 1 :: 2], strict=True))
+        # A reply with several calls has several observations: the first is of the call that was run.
+        said = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+        pairs = [(turns[i], turns[i + 1]) for i in said]
         for number, (reply, observation) in enumerate(pairs[self._shown :], self._shown + 1):
             self._on_step(number, reply["content"], observation["content"])
         self._shown = len(pairs)

@@ -65,7 +65,7 @@ class Attempted(Protocol):
     @property
     def dialect(self) -> str: ...
     @property
-    def tools(self) -> str: ...
+    def schemas(self) -> str: ...
     @property
     def prompt(self) -> tuple[Message, ...]: ...
     @property
@@ -302,7 +302,7 @@ def step_trees(chains: Iterable[C], *, require_process: bool = True) -> list[Ste
 
 
 def _place(chain: Attempted) -> tuple[object, ...]:
-    return chain.task, chain.problem_id, chain.dialect, chain.tools, *_texts(chain.prompt)
+    return chain.task, chain.problem_id, chain.dialect, chain.schemas, *_texts(chain.prompt)
 
 
 def _texts(messages: Sequence[Message]) -> list[tuple[str, str]]:

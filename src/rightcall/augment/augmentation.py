@@ -27,6 +27,7 @@ from rightcall.chain import (
     digest,
     seed_of,
 )
+from rightcall.dialects import DIALECTS
 from rightcall.errors import ConfigError, DataError, DefinitionError, nearest
 from rightcall.files import whole
 from rightcall.functions import FunctionSet
@@ -126,15 +127,28 @@ def play(
 
 
 def original_of(
-    task: Task, functions: FunctionSet, problem: Problem, chains: Iterable[Chain] = ()
+    task: Task,
+    functions: FunctionSet,
+    problem: Problem,
+    chains: Iterable[Chain] = (),
+    dialect: str = "python",
 ) -> Original:
     """A problem ready for operations, with its gold chain played if no chains are given."""
-    given = list(chains)
+    given = [_in_python(chain, functions) for chain in chains]
     if not given and (gold := task.gold(problem, functions)):
         given = [play(task, functions, problem, gold)]
     usable = [chain for chain in given if _unusable(chain) is None]
     usable.sort(key=lambda chain: (not chain.right_for_the_right_reason, chain.key))
-    return Original(task, functions, problem, tuple(usable))
+    return Original(task, functions, problem, tuple(usable), dialect)
+
+
+def _in_python(chain: Chain, functions: FunctionSet) -> Chain:
+    """The chain with its calls in Python syntax, which is what operations read and write."""
+    said = DIALECTS[chain.dialect].as_python
+    if chain.dialect == "python":
+        return chain
+    steps = [s.model_copy(update={"reply": said(s.reply, functions)}) for s in chain.steps]
+    return chain.model_copy(update={"dialect": "python", "steps": tuple(steps)})
 
 
 def _unusable(chain: Chain) -> str | None:
@@ -237,7 +251,9 @@ def _executed(original: Original, variant: Variant, problem: Problem, name: str)
     for number, (key, replies) in enumerate(variant.replies.items()):
         old = by_key[key]
         source = CORRUPTED if variant.corrupts else old.source
-        setting = Setting(original.task, functions, source, budget=_BUDGET, seed=old.seed)
+        setting = Setting(
+            original.task, functions, source, budget=_BUDGET, seed=old.seed, dialect=original.dialect
+        )
         origin = Origin(operation=name, parent=key, root=original.problem.root)
         job = Job(problem, number, origin=origin)
         model = f"{old.model}~{name}" if variant.corrupts else old.model
@@ -365,7 +381,7 @@ def _variants(
 def _check_new(made: Made, seen: set[str], forbidden: Callable[[Problem], bool]) -> None:
     if forbidden(made.problem):
         raise Rejected("it is a test question")
-    said = digest([[c.prompt, [s.reply for s in c.steps]] for c in made.chains])
+    said = digest([[c.prompt, c.schemas, [s.reply for s in c.steps]] for c in made.chains])
     if said in seen:
         raise Rejected("it was made before")
     seen.add(said)
@@ -381,13 +397,14 @@ def augment(
     *,
     problems_out: str | Path | None = None,
     test: Iterable[Problem] = (),
+    dialect: str = "python",
 ) -> AugmentReport:
     """Variants of the problems that have chains: their chains into `out`, and the problems themselves
     into `problems_out`. Both files appear whole or not at all.
 
-    Chains of problems that are not given are passed over, and counted. Raises `DataError` if no chain
-    is left, or if a problem is a relative of a test problem; a variant that asks a test question is
-    rejected.
+    Chains of problems that are not given, or in another dialect, are passed over, and counted. Raises
+    `DataError` if no chain is left, or if a problem is a relative of a test problem; a variant that
+    asks a test question is rejected.
     """
     held = list(test)
     asked = {normalised(problem.question) for problem in held}
@@ -399,7 +416,7 @@ def augment(
     passed_over: Counter[str] = Counter()
     with ByProblem() as kept:
         for chain in chains:
-            why = _passed_over(chain, task, functions, known)
+            why = _passed_over(chain, task, functions, known, dialect)
             if why is None and not kept.put(chain):
                 why = "given twice"
             if why is not None:
@@ -414,7 +431,8 @@ def augment(
             )
 
         originals = (
-            original_of(task, functions, known[id], kept.chains(name, id)) for name, id in places
+            original_of(task, functions, known[id], kept.chains(name, id), dialect)
+            for name, id in places
         )
         made = _variants(
             originals, config, operations, counts, lambda p: normalised(p.question) in asked
@@ -428,7 +446,11 @@ def augment(
 
 
 def _passed_over(
-    chain: Chain, task: Task, functions: FunctionSet, known: Mapping[str, Problem]
+    chain: Chain,
+    task: Task,
+    functions: FunctionSet,
+    known: Mapping[str, Problem],
+    dialect: str,
 ) -> str | None:
     """Why a given chain is not used."""
     if chain.task != task.name:
@@ -437,6 +459,8 @@ def _passed_over(
         return "of a problem that is not given"
     if chain.prompt[-1]["content"] != problem.question:
         return "of another question under a problem's id"
+    if chain.dialect != dialect:
+        return "in another dialect"
     if chain.source == CORRUPTED:
         return "corrupted before"
     if chain.renamed != functions.task_names:

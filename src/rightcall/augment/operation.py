@@ -36,7 +36,10 @@ class Original:
     functions: FunctionSet
     problem: Problem
     chains: tuple[Chain, ...]
-    """Right ones (for the right reason) first. None is errored or cut within a reply."""
+    """Right ones (for the right reason) first, their calls in Python syntax. None is errored or cut
+    within a reply."""
+    dialect: str = "python"
+    """In which they were made, and what is made of them will be."""
 
     @property
     def right(self) -> tuple[Chain, ...]:

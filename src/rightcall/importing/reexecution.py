@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
+from rightcall.dialects import DIALECTS
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
 from rightcall.importing.recorded import Place, Recorded, RecordedCall, Unreadable
@@ -19,6 +20,7 @@ from rightcall.importing.summary import ImportReport, Tally, Unplaced
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
 from rightcall.models.scripted import Replay
+from rightcall.native import Invocation, Said
 from rightcall.rollout import Budget, Job, Setting, chain_key, rollouts
 from rightcall.task import Task, task_errors
 from rightcall.tool_calls import call_text, named_text, spoken
@@ -44,6 +46,7 @@ def import_chains(
     skip_bad: bool = False,
     on_chain: Callable[[Problem, Chain], None] | None = None,
     looked_in: str = "",
+    dialect: str = "python",
 ) -> ImportReport:
     """Append a chain to `out` for every attempt, and report on all of them.
 
@@ -56,7 +59,7 @@ def import_chains(
     """
     chosen = task.function_set(functions)
     made = _Import(
-        setting=Setting(task, chosen, source, budget=_BUDGET),
+        setting=Setting(task, chosen, source, budget=_BUDGET, dialect=dialect),
         known=_Known(task, problems, own_problems),
         skip_bad=skip_bad,
         tally=Tally(task.name, [one.name for one in chosen]),
@@ -290,7 +293,7 @@ class _Import:
             if isinstance(found, Unplaced):
                 self.tally.without_problem.append(found)
                 continue
-            problem, one = found.problem, _replies(found.recorded, self.setting.functions)
+            problem, one = found.problem, _replies(found.recorded, self.setting)
             if found.own:
                 self.tally.own.add(problem.id)
             number = numbers[one.model, problem.id]
@@ -321,7 +324,8 @@ class _Import:
         found = there.get(self.setting.task.name, problem, one.key)
         if found is None:
             return None
-        said = [call.reply for call in one.recorded.calls]
+        dialect, functions = DIALECTS[self.setting.dialect], self.setting.functions
+        said = (dialect.spelled(call.reply, functions) for call in one.recorded.calls)
         if any(step.reply != reply for step, reply in zip(found.steps, said, strict=False)):
             raise DataError(
                 f"{one.place}, is not what was imported from it before",
@@ -334,13 +338,18 @@ class _Import:
 LEFT_OUT = "words beside a call left out: they would be read as another call"
 
 
-def _replies(recorded: Recorded, functions: FunctionSet) -> Recorded:
-    """The attempt with every call as a reply in Python syntax."""
+def _replies(recorded: Recorded, setting: Setting) -> Recorded:
+    """The attempt with every call as a reply: in Python syntax, or natively where it has a name."""
+    functions, native = setting.functions, setting.dialect == "native"
     if all(call.name is None for call in recorded.calls):
         return recorded
     calls, notes = [], list(recorded.notes)
     for call in recorded.calls:
-        if call.name is not None:
+        if call.name is not None and native:
+            words = call.reply.strip()
+            reply = str(Said(words, (Invocation(call.name, dict(call.arguments)),)))
+            call = RecordedCall(reply=reply, result=call.result)
+        elif call.name is not None:
             reply = named_text(call.name, call.arguments, functions)
             if call.reply.strip():
                 both = spoken(call.reply, call.name, call.arguments, functions)

@@ -140,6 +140,7 @@ class LocalModel(ChatModel):
         return self._engine.stats
 
     def submit(self, request: Request) -> None:
+        self.renderer.check_once(request.tools)
         if not self.renderer.has_place_for(request.messages, request.tools):
             self._open[request.chain] = (request, 0)
             self._unanswerable.append((request, "template"))

@@ -78,13 +78,17 @@ class Replay(ChatModel):
 
     def poll(self) -> list[tuple[Request, Reply | ModelError]]:
         asked, self._open = self._open, []
-        return [(request, self.reply(request, _turns_after(request, 0))) for request in asked]
+        answered: list[tuple[Request, Reply | ModelError]] = []
+        for request in asked:
+            reply = self.reply(request, _turns_after(request, 0))
+            answered.append((request, _in_its_dialect(reply, request)))
+        return answered
 
     def reply(self, request: Request, turn: int) -> Reply:
         """To a request whose chain has had so many turns."""
         replies = self._replies[request.chain]
         if turn < len(replies):
-            return Reply(text=_in_its_dialect(replies[turn], request))
+            return Reply(text=replies[turn])
         return Reply(text="", finish_reason="end")
 
 
@@ -99,16 +103,15 @@ class GoldPlayer(Scripted):
 
     def _reply(self, request: Request) -> Reply | ModelError:
         reply = super()._reply(request)
-        if isinstance(reply, ModelError):
-            return reply
-        return reply.model_copy(update={"text": _in_its_dialect(reply.text, request)})
+        return reply if isinstance(reply, ModelError) else _in_its_dialect(reply, request)
 
 
-def _in_its_dialect(reply: str, request: Request) -> str:
+def _in_its_dialect(reply: Reply, request: Request) -> Reply:
     """A reply with its call in Python syntax, as the request wants calls."""
-    if not request.tools or request.functions is None:
+    if not request.tools or request.functions is None or reply.finish_reason != "stop":
         return reply
-    return DIALECTS["native"].spelled(reply, request.functions)
+    text = DIALECTS["native"].spelled(reply.text, request.functions)
+    return reply.model_copy(update={"text": text})
 
 
 def _player(replies: Script) -> Callable[[Request], Played]:

@@ -78,6 +78,7 @@ class VLLM(ChatModel):
         self._unanswerable: list[tuple[Request, Reply]] = []
 
     def submit(self, request: Request) -> None:
+        self.renderer.check_once(request.tools)
         if not self.renderer.has_place_for(request.messages, request.tools):
             self._unanswerable.append((request, Reply(text="", finish_reason="template")))
             return

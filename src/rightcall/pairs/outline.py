@@ -69,7 +69,7 @@ class Outline(msgspec.Struct, gc=False):
     stop_reason: StopReason
     outcome: Outcome
     dialect: str = "python"
-    tools: str = ""
+    schemas: str = ""
     judgement: JudgementOutline = msgspec.field(default_factory=JudgementOutline)
     given_steps: int = 0
     origin: OriginOutline | None = None

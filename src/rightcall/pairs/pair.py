@@ -56,7 +56,7 @@ class PreferencePair(Frozen):
     chosen: tuple[Message, ...]
     """Begins and ends with an assistant turn; observations in between are user or tool turns."""
     rejected: tuple[Message, ...]
-    tools: str = ""
+    schemas: str = ""
     """JSON text of the functions' schemas, where they are not in the prompt (native tool calling)."""
     task: str
     problem_id: str
@@ -131,5 +131,5 @@ def words_of_model(messages: Sequence[Message]) -> list[str]:
 
 def identity(pair: PreferencePair) -> str:
     """Equal for pairs of the same texts."""
-    shown = [pair.tools] if pair.tools else []
+    shown = [pair.schemas] if pair.schemas else []
     return digest(*shown, texts(pair.prompt), texts(pair.chosen), texts(pair.rejected))

@@ -323,7 +323,7 @@ def _pair(
         prompt=conversation(right.prompt, before, dialect),
         chosen=conversation((), right.steps[good], dialect, last_observed=False),
         rejected=conversation((), wrong.steps[bad], dialect, last_observed=False),
-        tools=right.tools,
+        schemas=right.schemas,
         task=right.task,
         problem_id=right.problem_id,
         strategy=strategy,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from markupsafe import Markup
 from rightcall.chain import Chain, Outcome, Problem, digest
 from rightcall.compare import Comparison, p_text
 from rightcall.conduct.table import Row, function_rows, usage_rows
+from rightcall.native import tools_of
 from rightcall.rate import Rate
 from rightcall.report import plots
 from rightcall.report.data import QUESTIONS, ROLES, RunData, TaskData
@@ -188,8 +190,16 @@ def _view(task: TaskData, index: int, examples: int) -> View:
         usage=usage_rows(task.evaluations.values()),
         calls=function_rows(task.evaluations.values()),
         replaced=pick_replaced(task, min(examples, MAX_REPLACED)),
-        prompt=some.prompt[0]["content"] if some and some.prompt[0]["role"] == "system" else "",
+        prompt=_prompt(some),
     )  # fmt: skip
+
+
+def _prompt(chain: Chain | None) -> str:
+    """What every problem's prompt begins with: the system turn, and the functions' schemas."""
+    if chain is None or chain.prompt[0]["role"] != "system":
+        return ""
+    schemas = [json.dumps(schema, ensure_ascii=False) for schema in tools_of(chain.schemas or "[]")]
+    return "\n".join([chain.prompt[0]["content"], *schemas])
 
 
 def _ending_counts(chains: Mapping[str, Chain]) -> Counter[str]:

@@ -37,7 +37,7 @@ class Record(BaseModel):
     """Sampled ids of each assistant turn, where known: tokens are then trained as they were said."""
     chosen_ids: TurnIds = ()
     rejected_ids: TurnIds = ()
-    tools: str = ""
+    schemas: str = ""
     """JSON text of the functions' schemas, where they are shown through the template."""
     strategy: str = ""
     """How the pair was made, where it says so."""
@@ -51,7 +51,7 @@ class Record(BaseModel):
             return f"{self.task}/{self.problem_id}"
         before = (*self.prompt, *self.messages)
         first = next((i for i, m in enumerate(before) if m["role"] == "assistant"), len(before))
-        shown = [self.tools] if self.tools else []
+        shown = [self.schemas] if self.schemas else []
         return digest(*shown, [dict(m) for m in before[:first]])
 
     @model_validator(mode="before")
@@ -70,10 +70,10 @@ class Record(BaseModel):
                 (i for i, m in enumerate(self.messages) if m["role"] == "assistant"), len(self.messages)
             )
             prompt, wanted = self.messages[:first], self.messages[first:]
-        preferred = Side(prompt, wanted, self.prompt_ids, self.chosen_ids, self.tools)
+        preferred = Side(prompt, wanted, self.prompt_ids, self.chosen_ids, self.schemas)
         if method == "sft":
             return (preferred,)
-        rejected = Side(prompt, self.rejected, self.prompt_ids, self.rejected_ids, self.tools)
+        rejected = Side(prompt, self.rejected, self.prompt_ids, self.rejected_ids, self.schemas)
         return (preferred, rejected)
 
 
@@ -85,7 +85,7 @@ class Side:
     completion: tuple[Message, ...]
     prompt_ids: TurnIds = ()
     completion_ids: TurnIds = ()
-    tools: str = ""
+    schemas: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def render_side(renderer: Renderer, side: Side, *, mask_observations: bool, name
     earlier = sum(m["role"] == "assistant" for m in side.prompt)
     ids = (*side.prompt_ids, *[None] * (earlier - len(side.prompt_ids)))
     turns = (*side.prompt, *side.completion)
-    prompt = renderer.render(side.prompt, ids, reply_next=True, tools=side.tools)
-    whole = renderer.render(turns, (*ids, *side.completion_ids), tools=side.tools)
+    prompt = renderer.render(side.prompt, ids, reply_next=True, tools=side.schemas)
+    whole = renderer.render(turns, (*ids, *side.completion_ids), tools=side.schemas)
     start = len(prompt.ids)
     if whole.ids[:start] != prompt.ids:
         raise RenderingError(

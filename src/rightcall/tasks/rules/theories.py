@@ -143,7 +143,7 @@ class Words:
         if regular and self._rng.random() < 0.06 and (left := set(UNCHANGED) - self._used):
             word = self._rng.choice(sorted(left))
             self._used.add(word)
-        if self._rng.random() < 0.2:
+        if self._rng.random() < 0.35:
             return f"{self._fresh(lambda: self._lexicon.word(WordKind.ADJECTIVE).text)} {word}"
         return word
 
@@ -365,13 +365,16 @@ class Kinds:
     nouns: list[str]
     adjectives: list[str]
     name: Thing
+    others: list[Thing] = field(default_factory=list)
+    """Whom the question is not about."""
 
     @classmethod
     def drawn(cls, rng: Random, made_up: bool, length: int) -> Kinds:
         words = Words(rng, made_up)
         nouns = [words.noun() for _ in range(max(2, length * 2 // 3))]
         adjectives = [words.adjective() for _ in range(max(2, length // 2))]
-        return cls(rng, words, nouns, adjectives, Thing.named(words.name()))
+        name, *others = (Thing.named(words.name()) for _ in range(3))
+        return cls(rng, words, nouns, adjectives, name, others)
 
     def _said(self, noun: str, of: str, denied: bool, is_noun: bool) -> Told:
         negation = "not " if denied else ""
@@ -390,20 +393,24 @@ class Kinds:
         for lower, upper in zip(self.nouns, self.nouns[1:], strict=False):
             told.append(self._said(lower, upper, False, True))
         while len(told) < length - 1:
+            if self.rng.random() < 0.15:
+                told.append(self._member(self.rng.choice(self.others), self.rng.choice(self.nouns)))
+                continue
             noun, is_noun = self.rng.choice(self.nouns), self.rng.random() < 0.12
             of = self.rng.choice(self.nouns if is_noun else self.adjectives)
             if of != noun:
-                told.append(self._said(noun, of, self.rng.random() < 0.35, is_noun))
-        noun = self.nouns[start]
-        member = Told(
-            _sentence(f"{self.name.text} is {with_article(noun)}"),
-            Atom(_predicate(noun), (self.name.term,)),
-        )
+                told.append(self._said(noun, of, self.rng.random() < 0.45, is_noun))
+        member = self._member(self.name, self.nouns[start])
         told = told[: length - 1]
         if self.rng.random() < 0.5:
             self.rng.shuffle(told)
         place = self.rng.choice((0, len(told), len(told)))
         return [*told[:place], member, *told[place:]]
+
+    @staticmethod
+    def _member(thing: Thing, noun: str) -> Told:
+        said = _sentence(f"{thing.text} is {with_article(noun)}")
+        return Told(said, Atom(_predicate(noun), (thing.term,)))
 
     def statement(self, literal: Literal) -> str:
         words = [*self.nouns, *self.adjectives]

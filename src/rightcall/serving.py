@@ -1,0 +1,333 @@
+"""A trained model out of the door, and the proof that it is the same behind another one.
+
+`export_model` writes a folder that `vllm serve` and `transformers serve` take: weights (or the adapter
+alone), chat template, a generation config that ends turns where the template does and draws replies
+from the model's distribution alone, and what tells servers how its calls are written. `parity` gives
+two models, one of them perhaps behind a URL, the prompts of the same chains and compares what they read
+and what they say.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rightcall.chain import Chain
+from rightcall.dialects import DIALECTS, conversation
+from rightcall.errors import ConfigError, ModelError, RenderingError
+from rightcall.models import ChatModel, Reply, Request, Sampling
+from rightcall.models.spec import ModelSpec
+from rightcall.native import tools_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from transformers import PreTrainedTokenizerBase
+
+    from rightcall.rendering import Renderer
+
+VLLM_PARSERS = {"hermes": "hermes", "llama": "llama3_json", "mistral": "mistral"}
+"""Notation of a template (see `rightcall.native.SYNTAXES`) → vLLM's name for its parser."""
+
+FOLDING = (
+    "{%- if messages and messages[0]['role'] == 'system' %}"
+    "{%- if messages | length > 1 and messages[1]['role'] == 'user' %}"
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\n\n' "
+    "+ messages[1]['content']}] + messages[2:] %}"
+    "{%- else %}"
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content']}] + messages[1:] %}"
+    "{%- endif %}{%- endif %}"
+)
+"""Put before a template that keeps no system turn in its place: the system text begins the first user
+turn, as `Renderer` has it."""
+
+_PROBE = tools_text(
+    [
+        {
+            "type": "function",
+            "function": {
+                "name": "probe",
+                "description": "Probe.",
+                "parameters": {"type": "object", "properties": {"text": {"type": "string"}}},
+            },
+        }
+    ]
+)
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder that was written."""
+
+    folder: Path
+    notation: str | None
+    """How the model writes calls natively; None if its template has no tool calling: it is for the
+    Python dialect then."""
+    base: str | None = None
+    """The model that an adapter alone belongs to."""
+
+    @property
+    def commands(self) -> list[str]:
+        """How to serve it."""
+        tools = (
+            f" --enable-auto-tool-choice --tool-call-parser {VLLM_PARSERS[self.notation]}"
+            if (self.notation)
+            else ""
+        )
+        if self.base is None:
+            return [f"vllm serve {self.folder}{tools}", f"transformers serve {self.folder}"]
+        adapter = f"--enable-lora --lora-modules {self.folder.name}={self.folder}"
+        template = f" --chat-template {self.folder / 'chat_template.jinja'}"
+        return [f"vllm serve {self.base} {adapter}{template}{tools}"]
+
+
+def export_model(
+    spec: ModelSpec, out: str | Path, *, adapter_only: bool = False, dtype: str = "auto"
+) -> Exported:
+    """Write a local model for servers: the adapter merged into the weights, or with `adapter_only` the
+    adapter beside its template. `dtype` of the weights: that of the checkpoint, or a name.
+
+    The folder appears whole or not at all. Raises `ConfigError` if it exists, if the model has no
+    adapter to leave alone, or cannot be loaded; `RenderingError` if its template carries no chain.
+    """
+    from rightcall.models.weights import load_tokenizer, stop_ids
+    from rightcall.rendering import Renderer
+
+    out = Path(out)
+    if out.exists():
+        raise ConfigError("the folder exists", value=str(out), remedy="Choose another one.")
+    if adapter_only and spec.adapter is None:
+        raise ConfigError("the model has no adapter", value=spec.model, remedy="Export it merged.")
+    tokenizer = load_tokenizer(spec.weights)
+    generation = _checkpoint_generation(spec.weights)
+    renderer = Renderer(tokenizer, sorted(stop_ids(tokenizer, generation)))
+    renderer.check()
+    notation = _notation(renderer)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        if adapter_only:
+            _write_adapter(spec, part)
+        else:
+            _write_merged(spec, part, dtype)
+            _generation(tokenizer, renderer).save_pretrained(str(part))
+        if notation is not None:
+            tokenizer.response_template = _response_template(notation, renderer)
+        if renderer.folds:
+            tokenizer.chat_template = FOLDING + str(tokenizer.chat_template)
+        tokenizer.save_pretrained(str(part))
+        made = Exported(out, notation, spec.weights if adapter_only else None)
+        (part / "README.md").write_text(_card(spec, made))
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return made
+
+
+def _write_merged(spec: ModelSpec, folder: Path, dtype: str) -> None:
+    from rightcall.models.weights import load_adapter, load_model
+
+    model = load_model(spec.weights, dtype=dtype, device="cpu")
+    if spec.adapter is not None:
+        model = load_adapter(model, spec.adapter).merge_and_unload()
+    model.save_pretrained(str(folder), safe_serialization=True)
+
+
+def _write_adapter(spec: ModelSpec, folder: Path) -> None:
+    from rightcall.models.weights import adapter_folder
+
+    assert spec.adapter is not None
+    place = adapter_folder(spec.adapter)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(place / name, folder / name)
+
+
+def _checkpoint_generation(path: str | Path) -> object:
+    from transformers import AutoConfig, GenerationConfig
+
+    load: Any = GenerationConfig.from_pretrained
+    try:
+        return load(str(path))
+    except OSError:  # there is none: what the model's config says
+        config: Any = AutoConfig.from_pretrained(str(path))
+        return config
+
+
+def _generation(tokenizer: PreTrainedTokenizerBase, renderer: Renderer) -> Any:
+    """Turns end where the template ends them; replies are drawn from the model alone, as they were in
+    training: a base's penalties and top-k would make it another policy."""
+    from transformers import GenerationConfig
+
+    make: Any = GenerationConfig
+    return make(
+        eos_token_id=sorted(renderer.stop_ids),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        do_sample=True,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+    )
+
+
+def _notation(renderer: Renderer) -> str | None:
+    """How the model writes calls; None if its template has no tool calling."""
+    try:
+        renderer.check(_PROBE)
+    except RenderingError:
+        return None
+    return renderer.notation(_PROBE)
+
+
+def _response_template(notation: str, renderer: Renderer) -> dict[str, Any]:
+    """What tells transformers where the calls of a reply stand (`tokenizer.response_template`)."""
+    stops = [str(renderer.tokenizer.convert_ids_to_tokens(i)) for i in sorted(renderer.stop_ids)]
+    function: dict[str, Any] = {"name": "{name}", "arguments": "{arguments}"}
+    calls: dict[str, dict[str, Any]] = {
+        "hermes": {
+            "open_pattern": r"\s*<tool_call>",
+            "close": "</tool_call>",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "llama": {
+            "open_pattern": r"\A\s*(?:<\|python_tag\|>)?(?=\{)",
+            "close": stops,
+            "repeats": True,
+            "content": "json",
+            "transform": {
+                "type": "function",
+                "function": {"name": "{content.name}", "arguments": "{content.parameters}"},
+            },
+        },
+        "mistral": {
+            "open": "[TOOL_CALLS]",
+            "close": stops,
+            "content": "json",
+            "transform": {"type": "function", "function": function},
+            "transform_each": True,
+        },
+    }
+    return {
+        "defaults": {"role": "assistant"},
+        "start_anchor": renderer.reply_marks(_PROBE),
+        "fields": {
+            "tool_calls": calls[notation],
+            "content": {"close": stops, "content": "text"},
+        },
+    }
+
+
+def _card(spec: ModelSpec, made: Exported) -> str:
+    source = spec.model + (f" with adapter {spec.adapter}" if spec.adapter else "")
+    dialect = "native" if made.notation else "python"
+    commands = "\n".join(f"    {command}" for command in made.commands)
+    return (
+        f"# {made.folder.name}\n\nMade by RightCall from {source}.\n\n"
+        f"Calls: {dialect} dialect{f' ({made.notation} notation)' if made.notation else ''}.\n\n"
+        f"Serve it:\n\n{commands}\n\n"
+        "Replies are drawn from the model's distribution alone: the generation config holds no penalty "
+        "and no top-k. At temperature 0 it gives what evaluation saw.\n"
+    )
+
+
+# --- parity ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A turn at which two models part."""
+
+    chain: str
+    step: int
+    """From 0."""
+    prompt_tokens: tuple[int, int]
+    replies: tuple[str, str]
+
+
+@dataclass
+class Parity:
+    """What two models made of the same prompts."""
+
+    turns: int = 0
+    same_prompt: int = 0
+    """Turns whose prompt has as many tokens for both."""
+    same_reply: int = 0
+    """Turns to which both reply the same, word by word and call by call."""
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return self.turns == self.same_prompt == self.same_reply
+
+    def table(self) -> Table:
+        from rich.table import Table
+
+        table = Table("", "turns", title="The same prompts, twice")
+        for name, count in (
+            ("asked", self.turns),
+            ("prompt of the same length", self.same_prompt),
+            ("the same reply", self.same_reply),
+        ):
+            table.add_row(name, str(count))
+        return table
+
+
+def parity(
+    one: ChatModel, other: ChatModel, chains: Iterable[Chain], *, turns: int = 200, max_tokens: int = 64
+) -> Parity:
+    """Give two models the prompts of the same chains, turn by turn as they are recorded, and compare
+    their greedy replies and the lengths of what they read.
+
+    Sampled token ids are not used: both see the conversation as the template writes it. Raises
+    `ModelError` if a model fails; `RenderingError` or `ConfigError` if a chain cannot be rendered.
+    """
+    asked = list(_requests(chains, turns, max_tokens))
+    replies = [_replies(model, asked) for model in (one, other)]
+    made = Parity(turns=len(asked))
+    for request in asked:
+        a, b = (answered[request.chain] for answered in replies)
+        lengths, texts = (a.prompt_tokens, b.prompt_tokens), (a.text, b.text)
+        made.same_prompt += lengths[0] == lengths[1]
+        made.same_reply += texts[0] == texts[1]
+        if lengths[0] != lengths[1] or texts[0] != texts[1]:
+            key, _, step = request.chain.rpartition("/")
+            made.differences.append(Difference(key, int(step), lengths, texts))
+    return made
+
+
+def _requests(chains: Iterable[Chain], turns: int, max_tokens: int) -> Iterator[Request]:
+    """Each turn of each chain, as far as `turns` go."""
+    for chain in chains:
+        for step in range(len(chain.steps)):
+            if turns <= 0:
+                return
+            turns -= 1
+            yield Request(
+                chain=f"{chain.key}/{step}",
+                messages=conversation(chain.prompt, chain.steps[:step], DIALECTS[chain.dialect]),
+                sampling=Sampling(temperature=0.0, max_tokens=max_tokens),
+                tools=chain.schemas,
+            )
+
+
+def _replies(model: ChatModel, asked: Iterable[Request]) -> Mapping[str, Reply]:
+    waiting, answered, open_requests = iter(asked), dict[str, Reply](), 0
+    while True:
+        while open_requests < model.capacity and (request := next(waiting, None)) is not None:
+            model.submit(request)
+            open_requests += 1
+        if not open_requests:
+            return answered
+        for request, reply in model.poll():
+            if isinstance(reply, ModelError):
+                raise reply
+            answered[request.chain] = reply
+            model.release(request.chain)
+            open_requests -= 1
