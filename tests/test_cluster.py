@@ -189,6 +189,17 @@ def test_more_than_the_cluster_has_is_refused() -> None:
         pass
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_that_workers_wait_for_what_others_use_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
+    cluster._check_room(TWO, 2)
+    assert "1 CPUs of the cluster are free: workers wait for more" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_together_stay_within_a_cap_and_go_on_when_it_is_raised(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from rightcall.native import (
     structured,
 )
 from rightcall.pairs import PairConfig, make_pairs, write_pairs
-from rightcall.rendering import Renderer
+from rightcall.rendering import DATE, Renderer
 from rightcall.rollout import Job, Setting, rollouts
 from rightcall.train.data import load_rows
 from toys import SumTask
@@ -142,9 +142,14 @@ def test_calls_of_a_server_are_held_like_those_of_a_template() -> None:
     assert from_server(None, sent) == ADD
     assert from_server("I add.", sent) == f"I add.\n{ADD}"
     broken = [{"id": "x", "function": {"name": "add", "arguments": '{"a": 2,'}}]
-    assert (
-        from_server(None, broken) == '<tool_call>\n{"name": "add", "arguments": {"a": 2,}\n</tool_call>'
-    )
+    assert from_server(None, broken) == '<tool_call>\n{"name": "add", "arguments": {"a": 2,'
+    twice = [{"function": {"name": "add", "arguments": '1, "arguments": {"a": 2, "b": 3}}'}}]
+    assert not read(from_server(None, broken)).calls
+    assert not read(from_server(None, twice)).calls
+    words = "I use <tool_call> now."
+    assert read(from_server(words, sent)) == Said(words, read(ADD).calls)
+    with pytest.raises(ValueError, match="no list"):
+        from_server(None, {"function": sent})
     with pytest.raises(ValueError, match="without a function's name"):
         from_server(None, [{"function": {}}])
 
@@ -194,7 +199,7 @@ def test_a_gold_chain_is_played_natively_and_is_right() -> None:
 
 
 def test_the_call_of_a_native_reply_is_the_one_that_python_would_make() -> None:
-    named = played('<tool_call>{"name": "add", "arguments": {"b": 3, "a": 2}}</tool_call>', STOP)
+    named = played(call("add", '{"b": 3, "a": 2}'), STOP)
     assert str(named.steps[0].call) == "add(2, 3)"
     assert named.steps[0].observation.text == "5"
 
@@ -282,7 +287,7 @@ def test_every_prompt_of_a_native_chain_begins_the_whole(name: str) -> None:
         assert not any(whole.trained[len(seen) - 1 : len(seen)])
     text = made.text(messages, reply_next=False, tools=chain.schemas)
     alone = made.tokenizer.apply_chat_template(
-        structured(messages), tools=json.loads(chain.schemas), tokenize=False
+        structured(messages), tools=json.loads(chain.schemas), tokenize=False, date_string=DATE
     )
     assert text == alone or name == "mistral_3"  # whose system turn begins the first question
     assert whole.ids == tuple(made.tokenizer(text, add_special_tokens=False)["input_ids"])

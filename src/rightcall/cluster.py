@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from rightcall import terminal
 from rightcall.chain import JSON, Chain, ChainStore, Frozen, Problem
 from rightcall.errors import CapReached, ConfigError, DataError, ModelError
 from rightcall.models import ChatModel
@@ -614,16 +615,22 @@ def _local(config: ClusterConfig, workers: int) -> Iterator[None]:
 
 
 def _check_room(config: ClusterConfig, workers: int) -> None:
-    """Can the cluster as it is now have so many workers? Those that it cannot would wait forever."""
+    """Can the cluster as it is now have so many workers? Those that it cannot would wait forever; where
+    others use what it has, it is said that they wait."""
     import ray
 
     there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     for name, each in (("CPU", config.cpus), ("GPU", config.gpus)):
         if workers * each > there.get(name, 0):
             raise ConfigError(
                 f"the cluster has too few {name}s for {workers} workers of {each:g} each",
                 value=there.get(name, 0),
                 remedy="Ask for fewer workers, or for less of each.",
+            )
+        if workers * each > free.get(name, 0):
+            terminal.say(
+                f"{free.get(name, 0):g} {name}s of the cluster are free: workers wait for more"
             )
 
 

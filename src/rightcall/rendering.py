@@ -46,8 +46,11 @@ from rightcall.native import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+DATE = "26 Jul 2024"
+"""For templates that print today's date (Llama 3.2): a prompt is the same when it is trained on."""
+
 _CACHED_PIECES = 65_536
-_CACHED_PREFIXES = 2_048
+_CACHED_PREFIXES = 16_384
 """Texts of conversations with tools: the next turn's prefixes are those of the turn before."""
 _NO_TOOLS = 'Use a chat template for tool calling that only appends, or dialect = "python".'
 _ROLES = ("system", "user", "assistant", "user", "assistant", "user")
@@ -262,7 +265,11 @@ class Renderer:
     def _templated(self, turns: list[Any], reply_next: bool, tools: list[Any] | None) -> str:
         try:
             made: Any = self.tokenizer.apply_chat_template(
-                turns, tools=tools, tokenize=False, add_generation_prompt=reply_next
+                turns,
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=reply_next,
+                date_string=DATE,
             )
         except (TemplateError, TypeError, AttributeError) as error:
             raise RenderingError(
@@ -490,14 +497,14 @@ def _common_end(one: str, other: str) -> str:
 
 
 def _check_words(reply: str, piece: str) -> None:
-    """Raises `RenderingError` if a template leaves out what is said beside a call. Of a thought, which
-    it may set in its own way, the rest counts."""
+    """Raises `RenderingError` if a template leaves out what is said beside a call: words, or thoughts,
+    which it may set in its own way."""
     said = read(reply)
-    words = said.words.rpartition("</think>")[2].strip()
-    if said.calls and words not in piece:
+    parts = [part.strip() for part in said.words.replace("<think>", "").split("</think>")]
+    if said.calls and any(part not in piece for part in parts):
         raise RenderingError(
             "the chat template drops the words beside a call",
-            value=words[:200],
+            value=said.words[:200],
             remedy="Use chains without such words, or a template that carries them.",
         )
 

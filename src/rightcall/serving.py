@@ -9,6 +9,9 @@ and what they say.
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rightcall.chain import Chain
 from rightcall.dialects import DIALECTS, conversation
-from rightcall.errors import ConfigError, ModelError, RenderingError
+from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.models import ChatModel, Reply, Request, Sampling
 from rightcall.models.spec import ModelSpec
 from rightcall.native import tools_text
@@ -69,6 +72,8 @@ class Exported:
     Python dialect then."""
     base: str | None = None
     """The model that an adapter alone belongs to."""
+    rank: int = 0
+    """Of that adapter."""
 
     @property
     def commands(self) -> list[str]:
@@ -78,11 +83,12 @@ class Exported:
             if (self.notation)
             else ""
         )
+        place = shlex.quote(str(self.folder))
         if self.base is None:
-            return [f"vllm serve {self.folder}{tools}", f"transformers serve {self.folder}"]
-        adapter = f"--enable-lora --lora-modules {self.folder.name}={self.folder}"
-        template = f" --chat-template {self.folder / 'chat_template.jinja'}"
-        return [f"vllm serve {self.base} {adapter}{template}{tools}"]
+            return [f"vllm serve {place}{tools}", f"transformers serve {place}"]
+        adapter = f"--enable-lora --max-lora-rank {self.rank} --lora-modules {self.folder.name}={place}"
+        template = f"--chat-template {place}/chat_template.jinja --generation-config {place}"
+        return [f"vllm serve {shlex.quote(self.base)} {adapter} {template}{tools}"]
 
 
 def export_model(
@@ -115,18 +121,27 @@ def export_model(
             _write_adapter(spec, part)
         else:
             _write_merged(spec, part, dtype)
-            _generation(tokenizer, renderer).save_pretrained(str(part))
+        _generation(tokenizer, renderer).save_pretrained(str(part))
         if notation is not None:
             tokenizer.response_template = _response_template(notation, renderer)
-        if renderer.folds:
-            tokenizer.chat_template = FOLDING + str(tokenizer.chat_template)
+        tokenizer.chat_template = _as_rendered(str(tokenizer.chat_template), renderer)
         tokenizer.save_pretrained(str(part))
-        made = Exported(out, notation, spec.weights if adapter_only else None)
+        base, rank = (spec.weights, _rank(part)) if adapter_only else (None, 0)
+        made = Exported(out, notation, base, rank)
         (part / "README.md").write_text(_card(spec, made))
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return made
+
+
+def _as_rendered(template: str, renderer: Renderer) -> str:
+    """The template that gives servers what the renderer makes of the model's own."""
+    from rightcall.rendering import DATE
+
+    folded = FOLDING + template if renderer.folds else template
+    dated = "strftime_now" in template
+    return f"{{%- set date_string = '{DATE}' %}}{folded}" if dated else folded
 
 
 def _write_merged(spec: ModelSpec, folder: Path, dtype: str) -> None:
@@ -145,6 +160,11 @@ def _write_adapter(spec: ModelSpec, folder: Path) -> None:
     place = adapter_folder(spec.adapter)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(place / name, folder / name)
+
+
+def _rank(folder: Path) -> int:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    return max([int(config["r"]), *map(int, config.get("rank_pattern", {}).values())])
 
 
 def _checkpoint_generation(path: str | Path) -> object:
@@ -213,7 +233,19 @@ def _response_template(notation: str, renderer: Renderer) -> dict[str, Any]:
             "transform": {"type": "function", "function": function},
             "transform_each": True,
         },
+        "mistral with names": {
+            "open_pattern": r"\[TOOL_CALLS\](?P<name>[^\[]+)(?:\[CALL_ID\][^\[]*)?\[ARGS\]",
+            "close_pattern": "|".join([r"(?=\[TOOL_CALLS\])", *map(re.escape, stops)]),
+            "repeats": True,
+            "content": "json",
+            "transform": {
+                "type": "function",
+                "function": {"name": "{name}", "arguments": "{content}"},
+            },
+        },
     }
+    if notation == "mistral" and "[ARGS]" in str(renderer.tokenizer.chat_template):
+        notation = "mistral with names"
     return {
         "defaults": {"role": "assistant"},
         "start_anchor": renderer.reply_marks(_PROBE),
@@ -264,7 +296,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        return self.turns == self.same_prompt == self.same_reply
+        return bool(self.turns) and self.turns == self.same_prompt == self.same_reply
 
     def table(self) -> Table:
         from rich.table import Table
@@ -285,15 +317,17 @@ def parity(
     """Give two models the prompts of the same chains, turn by turn as they are recorded, and compare
     their greedy replies and the lengths of what they read.
 
-    Sampled token ids are not used: both see the conversation as the template writes it. Raises
-    `ModelError` if a model fails; `RenderingError` or `ConfigError` if a chain cannot be rendered.
+    Sampled token ids are not used: both see the conversation as the template writes it. What a model
+    fails at is a difference, unless both do. Raises `DataError` if the chains have no turn.
     """
     asked = list(_requests(chains, turns, max_tokens))
+    if not asked:
+        raise DataError("the chains have no turn to ask for", remedy="Give a file of finished chains.")
     replies = [_replies(model, asked) for model in (one, other)]
     made = Parity(turns=len(asked))
     for request in asked:
         a, b = (answered[request.chain] for answered in replies)
-        lengths, texts = (a.prompt_tokens, b.prompt_tokens), (a.text, b.text)
+        lengths, texts = (_length(a), _length(b)), (_shown(a), _shown(b))
         made.same_prompt += lengths[0] == lengths[1]
         made.same_reply += texts[0] == texts[1]
         if lengths[0] != lengths[1] or texts[0] != texts[1]:
@@ -317,17 +351,32 @@ def _requests(chains: Iterable[Chain], turns: int, max_tokens: int) -> Iterator[
             )
 
 
-def _replies(model: ChatModel, asked: Iterable[Request]) -> Mapping[str, Reply]:
-    waiting, answered, open_requests = iter(asked), dict[str, Reply](), 0
+def _length(reply: Reply | ModelError) -> int:
+    return -1 if isinstance(reply, ModelError) else reply.prompt_tokens
+
+
+def _shown(reply: Reply | ModelError) -> str:
+    """What was said, and how it ended where the model did not end it."""
+    if isinstance(reply, ModelError):
+        return "no reply"
+    ending = "" if reply.finish_reason == "stop" else f" [{reply.finish_reason}]"
+    return f"{reply.text}{ending}"
+
+
+def _replies(model: ChatModel, asked: Iterable[Request]) -> Mapping[str, Reply | ModelError]:
+    waiting, open_requests = iter(asked), 0
+    answered: dict[str, Reply | ModelError] = {}
     while True:
         while open_requests < model.capacity and (request := next(waiting, None)) is not None:
-            model.submit(request)
-            open_requests += 1
+            try:
+                model.submit(request)
+            except RenderingError as error:
+                answered[request.chain] = ModelError(str(error))
+            else:
+                open_requests += 1
         if not open_requests:
             return answered
         for request, reply in model.poll():
-            if isinstance(reply, ModelError):
-                raise reply
             answered[request.chain] = reply
             model.release(request.chain)
             open_requests -= 1

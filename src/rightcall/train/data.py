@@ -151,8 +151,13 @@ def render_side(renderer: Renderer, side: Side, *, mask_observations: bool, name
     earlier = sum(m["role"] == "assistant" for m in side.prompt)
     ids = (*side.prompt_ids, *[None] * (earlier - len(side.prompt_ids)))
     turns = (*side.prompt, *side.completion)
-    prompt = renderer.render(side.prompt, ids, reply_next=True, tools=side.schemas)
-    whole = renderer.render(turns, (*ids, *side.completion_ids), tools=side.schemas)
+    try:
+        prompt = renderer.render(side.prompt, ids, reply_next=True, tools=side.schemas)
+        whole = renderer.render(turns, (*ids, *side.completion_ids), tools=side.schemas)
+    except RenderingError as error:
+        raise RenderingError(
+            f"{name}: {error.fault}", value=error.value, remedy=error.remedy
+        ) from error
     start = len(prompt.ids)
     if whole.ids[:start] != prompt.ids:
         raise RenderingError(

@@ -405,13 +405,14 @@ def _weighed(
         ids = torch.zeros(step.lines, max(1, step.tokens // step.lines), dtype=torch.long)
         there = [*model.parameters(), *model.buffers(), *(p.grad for p in trained), ids]
         mixed = dtype is torch.bfloat16
+        scales = _Scales(iter(there))
         blocks = _blocks(model)
         after: list[int] = []
         for block in blocks:
             block.register_forward_hook(
                 lambda *_: after.append(scales.live) if len(after) < 2 else None
             )
-        with _Scales(iter(there)) as scales:
+        with scales:
             with torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext():
                 made = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits.sum()
             kept = scales.live

@@ -393,7 +393,7 @@ class Kinds:
         for lower, upper in zip(self.nouns, self.nouns[1:], strict=False):
             told.append(self._said(lower, upper, False, True))
         while len(told) < length - 1:
-            if self.rng.random() < 0.15:
+            if self.others and self.rng.random() < 0.15:
                 told.append(self._member(self.rng.choice(self.others), self.rng.choice(self.nouns)))
                 continue
             noun, is_noun = self.rng.choice(self.nouns), self.rng.random() < 0.12
