@@ -19,6 +19,7 @@ from rightcall import cluster
 from rightcall.chain import Chain, ChainStore, Outcome
 from rightcall.cli import app
 from rightcall.cluster import ClusterConfig, TaskSpec, collector, gather, shards
+from rightcall.collecting import Collector
 from rightcall.config import differing_keys, resolve
 from rightcall.errors import CapReached, ConfigError, DataError, ModelError
 from rightcall.evaluate import EvaluateConfig, evaluate
@@ -26,7 +27,7 @@ from rightcall.models import Sampling
 from rightcall.models.scripted import GoldPlayer
 from rightcall.models.spec import ModelSpec
 from rightcall.models.usage import Cap, Ledger, Price
-from rightcall.rollout import Budget, Collector, Enough, Setting, collect
+from rightcall.rollout import Budget, Enough, Setting, collect
 from test_teachers import COMPLETION_TOKENS, PROMPT_TOKENS, SUMS, Handler, Teacher, solves
 from toys import SumTask
 

@@ -16,7 +16,7 @@ import rightcall
 SOURCE = Path(rightcall.__file__).parent
 
 LAYERS = (
-    {"errors", "stats"},
+    {"errors", "stats", "spill"},
     {"chain", "settings", "files", "sandbox", "leaks", "rate"},
     {"functions", "native"},
     {"dialects", "task", "rendering", "models", "tree", "tool_calls"},
@@ -25,6 +25,7 @@ LAYERS = (
         "pairs",
         "train",
         "conduct",
+        "collecting",
         "evaluate",
         "compare",
         "report",
@@ -33,7 +34,7 @@ LAYERS = (
         "exporting",
         "serving",
     },
-    {"config", "terminal"},
+    {"config", "terminal", "cluster"},
     {"tree_view", "estimate"},
     {"run"},
     {"cli"},

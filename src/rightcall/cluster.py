@@ -30,21 +30,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from rightcall import terminal
 from rightcall.chain import JSON, Chain, ChainStore, Frozen, Problem
+from rightcall.collecting import Collector, InProcess
+from rightcall.conduct.counterfactual import Probe, probed
 from rightcall.errors import CapReached, ConfigError, DataError, ModelError
 from rightcall.models import ChatModel
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.models.usage import Cap, Ledger, Usage
-from rightcall.rollout import Collector, Enough, InProcess, Job, Setting, chain_key, collect
+from rightcall.rollout import Enough, Job, Setting, chain_key, collect
 from rightcall.task import load_task
-
-if TYPE_CHECKING:
-    from rightcall.conduct.counterfactual import Probe
 
 MAX_DEATHS = 3
 """Workers that may die one after the other on the same problems without finishing a chain."""
@@ -307,8 +306,6 @@ class _Worker:
 
     def probe(self, terms: _Terms, path: Path, probes: Mapping[str, Probe]) -> None:
         """The chains of these probes that no file has."""
-        from rightcall.conduct.counterfactual import probed
-
         setting, model = self._under(terms)
         own, others = self._files(path)
         try:

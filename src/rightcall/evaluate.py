@@ -34,6 +34,7 @@ from rightcall.chain import (
     Problem,
     StopReason,
 )
+from rightcall.collecting import Collector, InProcess
 from rightcall.conduct import (
     Conduct,
     Counterfactual,
@@ -47,7 +48,7 @@ from rightcall.errors import ConfigError, DataError, FailureKind, first_fault
 from rightcall.files import write_whole
 from rightcall.models import ChatModel, Sampling
 from rightcall.rate import Rate, rate
-from rightcall.rollout import Budget, Collector, InProcess, Job, Setting, chain_key
+from rightcall.rollout import Budget, Job, Setting, chain_key
 from rightcall.stats import mean, pass_at_k
 
 BUDGETS = (10, 20)

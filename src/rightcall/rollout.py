@@ -7,16 +7,15 @@ makes it durable.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -41,9 +40,6 @@ from rightcall.functions import FunctionSet, Result, States
 from rightcall.models import ChatModel, Reply, Request, Sampling
 from rightcall.sandbox import MAX_IDLE_WORKERS
 from rightcall.task import Task, task_errors
-
-if TYPE_CHECKING:
-    from rightcall.conduct.counterfactual import Probe
 
 PATIENCE_SECONDS = 0.25
 """For the calls of a round in worker processes, before the model goes on without their chains."""
@@ -529,73 +525,6 @@ def collect(
     with closing(rollouts(setting, model, jobs)) as chains:
         store.append(reported(chains))
     return store
-
-
-class Collector(ABC):
-    """Who makes chains and puts them into files: a model in this process, or workers elsewhere."""
-
-    name: str
-    """Of the model."""
-    used: str = ""
-    """See `ChatModel.used`."""
-
-    @abstractmethod
-    def collect(
-        self,
-        setting: Setting,
-        problems: Sequence[Problem],
-        samples: int,
-        path: str | Path,
-        on_chain: Callable[[Chain], None] | None = None,
-        *,
-        enough: Enough | None = None,
-    ) -> ChainStore:
-        """See `collect`."""
-
-    @abstractmethod
-    def probe(
-        self,
-        setting: Setting,
-        probes: Mapping[str, Probe],
-        path: str | Path,
-        on_chain: Callable[[Chain], None] | None = None,
-    ) -> list[Chain]:
-        """See `rightcall.conduct.counterfactual.probed`."""
-
-
-class InProcess(Collector):
-    """An open model."""
-
-    def __init__(self, model: ChatModel) -> None:
-        self._model = model
-        self.name = model.name
-
-    @property
-    def used(self) -> str:  # type: ignore[override]  # asked, not set
-        return self._model.used
-
-    def collect(
-        self,
-        setting: Setting,
-        problems: Sequence[Problem],
-        samples: int,
-        path: str | Path,
-        on_chain: Callable[[Chain], None] | None = None,
-        *,
-        enough: Enough | None = None,
-    ) -> ChainStore:
-        return collect(setting, self._model, problems, samples, path, on_chain, enough=enough)
-
-    def probe(
-        self,
-        setting: Setting,
-        probes: Mapping[str, Probe],
-        path: str | Path,
-        on_chain: Callable[[Chain], None] | None = None,
-    ) -> list[Chain]:
-        from rightcall.conduct.counterfactual import probed
-
-        return probed(setting, self._model, probes, path, on_chain)
 
 
 @dataclass

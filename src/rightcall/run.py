@@ -36,6 +36,7 @@ from rightcall import terminal
 from rightcall.augment import augment, load_operation, operations_of
 from rightcall.chain import Chain, ChainFiles, ChainStore, Frozen, Outcome, Problem, seed_of
 from rightcall.cluster import TaskSpec, collector, gather
+from rightcall.collecting import Collector
 from rightcall.config import Collect, RunConfig, TaskRun, differing_keys, dump_config, load_config
 from rightcall.dialects import DIALECTS
 from rightcall.errors import ConfigError, DataError
@@ -56,7 +57,7 @@ from rightcall.pairs import (
 from rightcall.rendering import Renderer
 from rightcall.report import RunData, load_run, write_report
 from rightcall.report.data import ROLES
-from rightcall.rollout import Budget, Collector, Setting, finished
+from rightcall.rollout import Budget, Setting, finished
 from rightcall.search import SearchResult, search
 from rightcall.task import SPLITS, Task, load_task
 from rightcall.train.trainer import TrainConfig, Weights, train
