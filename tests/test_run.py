@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rightcall import run
+from rightcall import cluster, collecting, run
 from rightcall.chain import ChainStore, Outcome, Problem
 from rightcall.config import Rounds, RunConfig, load_config
 from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.files import read_lines
-from rightcall.models import Request
+from rightcall.models import ChatModel, Request
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.pairs import PairConfig, read_pairs
 from rightcall.rollout import Setting, collect
@@ -179,6 +180,12 @@ def test_chains_come_from_both_roles_and_none_twice(resumed: RunResult) -> None:
         assert {chain.outcome for chain in chains} == {outcome}
 
 
+def opened_by(monkeypatch: pytest.MonkeyPatch, opening: Callable[..., ChatModel]) -> None:
+    """Every stage gets its models from there."""
+    for module in (run, cluster):
+        monkeypatch.setattr(module, "open_model", opening)
+
+
 def test_errored_chains_are_tried_a_second_time_and_nothing_else_is(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,8 +199,8 @@ def test_errored_chains_are_tried_a_second_time_and_nothing_else_is(
         rounds.append(1)
         return collect(*args, **options)
 
-    monkeypatch.setattr(run, "open_model", lambda *_, **__: Played(once_overloaded))
-    monkeypatch.setattr(run, "collect", counted)
+    opened_by(monkeypatch, lambda *_, **__: Played(once_overloaded))
+    monkeypatch.setattr(collecting, "collect", counted)
     place = Place(config.tasks["sums"], SumTask(), 5, tmp_path)
     write_problems(place)
     for role, tries in (("teacher", 2), ("student", 1)):
@@ -250,7 +257,7 @@ def test_a_search_finds_the_first_errors_and_the_pairs_rest_on_it(
         fatal = any(m["content"] == "record(13)" for m in request.messages)
         return 'stop("0")' if fatal else solver(request)
 
-    monkeypatch.setattr(run, "open_model", lambda *_, **__: Played(unsteady, capacity=3))
+    opened_by(monkeypatch, lambda *_, **__: Played(unsteady, capacity=3))
     settings = config.tasks["sums"].model_copy(
         update={
             "search": SearchConfig(rollouts=4),
@@ -414,7 +421,7 @@ def run_rounds(place: Place) -> dict[str, str]:
 def test_rounds_go_on_while_they_help_and_the_best_is_kept(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "open_model", improving(steps=("1", "2")))
+    opened_by(monkeypatch, improving(steps=("1", "2")))
     place = after_a_training(config, tmp_path)
     said = run_rounds(place)
     chosen = place.selections()
@@ -439,7 +446,7 @@ def test_rounds_go_on_while_they_help_and_the_best_is_kept(
 def test_rounds_end_where_the_first_does_not_help(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "open_model", improving(steps=()))
+    opened_by(monkeypatch, improving(steps=()))
     place = after_a_training(config, tmp_path)
     said = run_rounds(place)
     assert place.best() == "dpo"
@@ -468,7 +475,7 @@ def test_a_round_begins_where_it_is_told_and_is_held_to_what_it_is_told(
     begins: str,
     held_to: str | None,
 ) -> None:
-    monkeypatch.setattr(run, "open_model", improving(steps=("1",)))
+    opened_by(monkeypatch, improving(steps=("1",)))
     place = after_a_training(config, tmp_path, start=start, reference=reference)
     seen: list[tuple[str, Any]] = []
 

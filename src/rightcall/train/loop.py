@@ -110,7 +110,7 @@ def run(
     )
     if estimated is not None and on_estimate is not None and state.is_main_process:
         on_estimate(estimated)
-    if place == "cpu":
+    if estimated is not None and place == "cpu":
         memory.give_back_at_once()
     core = _loaded(config, reference or start, place)
     if reference is not None:
