@@ -78,14 +78,16 @@ class Amounts:
     """Theories of any size, read with mistakes."""
     words: int = 4_000
     """Theories whose words become tokens."""
-    short_tokens: float = 3.5e6
-    full_tokens: float = 4.8e6
+    short_tokens: float = 5e6
+    full_tokens: float = 7e6
+    prompted_tokens: float = 2e6
+    """Of any size, behind the functions' descriptions, which are left out before."""
     mistaken_tokens: float = 0.6e6
     generated: int = 400
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""
     samples: int = 2
     """Chains of the student per problem."""
-    further: int = 1_000
+    further: int = 1_500
     """Generated problems that the chains of a first control are collected on, for the control."""
     on_policy: int = 100
     """Problems of each kind that the control's own chains are collected on."""
@@ -100,6 +102,7 @@ QUICK = Amounts(
     words=1_000,
     short_tokens=4e4,
     full_tokens=4e4,
+    prompted_tokens=2e4,
     mistaken_tokens=2e4,
     generated=12,
     further=12,
@@ -198,20 +201,32 @@ def _prompt() -> Iterator[str]:
 # --- the base -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of pretraining."""
+
+    rows: Callable[[], list[Rendered]]
+    tokens: float
+    rate: float
+    final: float
+    """Share of the rate at the end."""
+    with_system: bool = True
+
+
 def build_base(work: Path, amounts: Amounts) -> Path:
     """Pretrained on gold chains of generated theories, short ones first; at the end on chains in which
     typical mistakes were carried out (see `rightcall.tiny.corpus.MISTAKES`)."""
     renderer = Renderer(build_tokenizer(work / "tokenizer", amounts.words))
     rows = cache(partial(_rows, renderer))
-    phases: dict[str, tuple[Callable[[], list[Rendered]], float, float, float]] = {
-        "short": (lambda: rows(amounts.short, (2, 6), 1), amounts.short_tokens, 4e-3, 0.8),
-        "full": (
-            lambda: rows(amounts.short, (2, 6), 1) + 2 * rows(amounts.full, (6, 24), 2),
-            amounts.full_tokens,
-            3.2e-3,
-            0.05,
-        ),
-        "base": (
+
+    def of_any_size() -> list[Rendered]:
+        return rows(amounts.short, (2, 6), 1) + 2 * rows(amounts.full, (6, 24), 2)
+
+    phases = {
+        "short": Phase(lambda: rows(amounts.short, (2, 6), 1), amounts.short_tokens, 4e-3, 0.8, False),
+        "full": Phase(of_any_size, amounts.full_tokens, 3.2e-3, 0.5, False),
+        "prompted": Phase(of_any_size, amounts.prompted_tokens, 1.6e-3, 0.05),
+        "base": Phase(
             lambda: rows(amounts.mistaken, (2, 24), 3, mistakes=True),
             amounts.mistaken_tokens,
             1e-3,
@@ -219,19 +234,20 @@ def build_base(work: Path, amounts: Amounts) -> Path:
         ),
     }
     model = new_model(SHAPE, renderer.tokenizer, SEED)
-    for number, (name, (made, tokens, rate, final)) in enumerate(phases.items()):
+    for number, (name, phase) in enumerate(phases.items()):
         if (work / name / "config.json").exists():
             model = LlamaForCausalLM.from_pretrained(work / name)
             continue
         pretrain(
             model,
-            made(),
-            int(tokens),
-            rate=rate,
-            final=final,
+            phase.rows(),
+            int(phase.tokens),
+            rate=phase.rate,
+            final=phase.final,
             batch_tokens=4096,
             seed=number + 1,
             name=name,
+            with_system=phase.with_system,
         )
         renderer.tokenizer.save_pretrained(work / name)
         model.save_pretrained(work / name)

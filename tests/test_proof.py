@@ -40,7 +40,7 @@ def test_a_word_is_the_same_tokens_in_a_sentence_and_in_its_formula(
 def test_every_stage_runs_from_nothing_to_the_tables(
     proof: ModuleType, shared_data: Path, tmp_path: Path
 ) -> None:
-    tokens = dict.fromkeys(("short_tokens", "full_tokens", "mistaken_tokens"), 2e3)
+    tokens = dict.fromkeys(("short_tokens", "full_tokens", "prompted_tokens", "mistaken_tokens"), 2e3)
     little = proof.Amounts(
         short=8, full=6, mistaken=6, words=60, **tokens, generated=2, samples=1, limit=4
     )

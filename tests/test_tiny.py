@@ -105,12 +105,28 @@ def test_sharing_the_system_turn_gives_the_loss_of_the_plain_model(tokenizer):
     torch.testing.assert_close(batch_loss(model, system, rows), total / count, rtol=1e-4, atol=1e-5)
 
 
-def test_pretraining_lowers_the_loss_and_repeats_exactly(tokenizer):
+def test_without_the_system_turn_the_loss_is_that_of_conversations_that_begin_behind_it(tokenizer):
+    model = new_model(Shape(32, 2, 4, 64), tokenizer, seed=0)
+    rows = _rows(tokenizer)
+    system = rows[0].ids[: rows[0].ids.index(tokenizer.eos_token_id) + 1]
+    start = len(system)
+    short = [Rendered(row.ids[start:], row.trained[start:]) for row in rows]
+    empty = batch_loss(model, (), short, with_system=False)
+    torch.testing.assert_close(batch_loss(model, system, rows, with_system=False), empty)
+    assert not torch.isclose(batch_loss(model, system, rows), empty, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_system", [True, False])
+def test_pretraining_lowers_the_loss_and_repeats_exactly(tokenizer, with_system, dtype):
     rows = _rows(tokenizer, 8)
 
     def run():
         model = new_model(Shape(32, 2, 4, 64), tokenizer, seed=0)
-        progress = pretrain(model, rows, 20_000, batch_tokens=600, log=10_000)
+        settings = {"batch_tokens": 600, "log": 10_000, "with_system": with_system, "dtype": dtype}
+        progress = pretrain(model, rows, 20_000, **settings)
+        assert model.dtype == torch.float32
+        assert model.config._attn_implementation == "sdpa"
         return progress.losses, model.lm_head.weight.detach()
 
     (losses, weights), (again, same) = run(), run()

@@ -214,8 +214,8 @@ MISTAKES: dict[str, tuple[tuple[Mistake, float], ...]] = {
     ),
     "math": ((skipped_step, 0.62), (wrong_operation, 0.3)),
     "rules": (
-        (dropped_condition, 0.45),
-        (unread_not, 0.45),
+        (dropped_condition, 0.35),
+        (unread_not, 0.35),
         (swapped_roles, 0.2),
         (skipped_sentence, 0.03),
     ),

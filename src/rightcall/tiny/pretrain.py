@@ -1,8 +1,10 @@
 """Pretraining of the tiny models: conversations in, a Llama checkpoint out.
 
 Every row of a task begins with the same system turn. Its keys and values are computed once per
-batch and shared by all rows, so the functions' descriptions cost next to nothing. Only the
-model's own tokens are scored, the same mask that SFT and DPO use.
+batch and shared by all rows, so the functions' descriptions cost little; attending to them still
+costs, so most of pretraining may leave them out. Only the model's own tokens are scored, the same
+mask that SFT and DPO use. Where the processor multiplies bfloat16 matrices, the model works in
+bfloat16, and its weights are kept in float32.
 """
 
 from __future__ import annotations
@@ -12,11 +14,21 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from rightcall.rendering import Rendered
 
@@ -64,14 +76,22 @@ def new_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Ll
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by a Newton-Schulz iteration (Jordan et al., 2024), in float32.
+    """Momentum orthogonalised by a Newton-Schulz iteration (Jordan et al., 2024).
 
-    torch.optim.Muon iterates in bfloat16, which processors without matrix units emulate slowly.
-    Updates are scaled to the size of AdamW's (Liu et al., arXiv 2502.16982, eq. 4).
+    torch.optim.Muon iterates in bfloat16, which processors without matrix units emulate slowly: here
+    the caller says in what. Updates are scaled to the size of AdamW's (Liu et al., arXiv 2502.16982,
+    eq. 4).
     """
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        iterate_in: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self._dtype = iterate_in
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -82,7 +102,8 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
                 buffer = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                direction = orthogonal(parameter.grad.lerp(buffer, group["momentum"]))
+                towards = parameter.grad.lerp(buffer, group["momentum"])
+                direction = orthogonal(towards.to(self._dtype)).to(parameter.dtype)
                 scale = 0.2 * math.sqrt(max(parameter.shape))
                 parameter.add_(direction, alpha=-group["lr"] * scale)
 
@@ -99,6 +120,12 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     return made
 
 
+def working_dtype() -> torch.dtype:
+    """bfloat16 where the processor has units for it (AMX), which multiply ten times as fast."""
+    fast = torch.cpu.get_capabilities().get("amx_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
+
+
 def pretrain(
     model: LlamaForCausalLM,
     rows: Sequence[Rendered],
@@ -110,18 +137,25 @@ def pretrain(
     seed: int = 0,
     name: str = "",
     log: int = 50,
+    with_system: bool = True,
+    dtype: torch.dtype | None = None,
 ) -> Progress:
     """Train in place for `tokens` tokens; rows repeat if there are fewer.
 
     Hidden matrices by Muon, the rest by AdamW; `rate` is the peak learning rate of both, which
-    falls linearly to `final` times itself.
+    falls linearly to `final` times itself. Without the system turn rows begin behind it. The model
+    works in `dtype` (`working_dtype()` if None), its weights are kept and returned in float32.
     """
-    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    chosen = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    dtype = dtype or working_dtype()
+    kept = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+    model.to(dtype)  # type: ignore[arg-type]
+    model.set_attn_implementation(WIDE_ATTENTION)
+    working = dict(model.named_parameters())
+    hidden = [name for name, p in kept.items() if p.ndim == 2 and "embed" not in name]
+    rest = [name for name in kept if name not in hidden]
     optimizers: list[torch.optim.Optimizer] = [
-        Muon(hidden, rate),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+        Muon([kept[name] for name in hidden], rate, iterate_in=dtype),
+        torch.optim.AdamW([kept[name] for name in rest], lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     progress = Progress()
     started = time.monotonic()
@@ -132,12 +166,18 @@ def pretrain(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
-        loss = batch_loss(model, system, batch)
+        loss = batch_loss(model, system, batch, with_system=with_system)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for key, parameter in working.items():
+            assert parameter.grad is not None
+            kept[key].grad = parameter.grad.float()
+            parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(kept.values(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for key, parameter in working.items():
+                parameter.copy_(kept[key])
         progress.tokens += sum(len(row.ids) - len(system) for row in batch)
         progress.steps += 1
         progress.losses.append(loss.item())
@@ -152,12 +192,41 @@ def pretrain(
             )
         if progress.tokens >= tokens:
             break
+    model.to(torch.float32)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.copy_(kept[key])
+    model.set_attn_implementation("sdpa")
     model.train(False)
     return progress
 
 
-def batch_loss(model: LlamaForCausalLM, system: Sequence[int], rows: Sequence[Rendered]) -> Tensor:
-    """Mean cross-entropy over the trained tokens of rows that all begin with `system`."""
+def _wide_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """torch's attention in float32: on the CPU its backward is slower in bfloat16."""
+    made, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), mask, **options)
+    return made.to(query.dtype), None
+
+
+WIDE_ATTENTION = "rightcall_wide"
+AttentionInterface.register(WIDE_ATTENTION, _wide_attention)
+AttentionMaskInterface.register(WIDE_ATTENTION, sdpa_mask)
+
+
+def batch_loss(
+    model: LlamaForCausalLM,
+    system: Sequence[int],
+    rows: Sequence[Rendered],
+    *,
+    with_system: bool = True,
+) -> Tensor:
+    """Mean cross-entropy over the trained tokens of rows that all begin with `system`, in float32."""
     start, size = len(system), len(rows)
     tails = [row.ids[start:] for row in rows]
     width = max(map(len, tails))
@@ -166,23 +235,29 @@ def batch_loss(model: LlamaForCausalLM, system: Sequence[int], rows: Sequence[Re
     for index, (row, tail) in enumerate(zip(rows, tails, strict=True)):
         ids[index, : len(tail)] = torch.tensor(tail)
         trained[index, : len(tail)] = torch.tensor(row.trained[start:])
+    # Padding is on the right, where a causal mask already hides it from the trained tokens.
+    behind = _behind(model, system, size, width) if with_system else {"use_cache": False}
+    states = model.model(input_ids=ids, **behind).last_hidden_state
+    scored = trained[:, 1:]
+    logits = model.lm_head(states[:, :-1][scored]).float()
+    return functional.cross_entropy(logits, ids[:, 1:][scored])
+
+
+def _behind(model: LlamaForCausalLM, system: Sequence[int], size: int, width: int) -> dict[str, Any]:
+    """What the model is told so that rows of `width` tokens stand behind the one system turn."""
+    start = len(system)
     shared = model.model(input_ids=torch.tensor([list(system)]), use_cache=True).past_key_values
     cache = DynamicCache()
     for number, layer in enumerate(shared.layers):
         cache.update(layer.keys.expand(size, -1, -1, -1), layer.values.expand(size, -1, -1, -1), number)
-    # Padding is on the right, where a causal mask already hides it from the trained tokens.
     causal = torch.ones(width, start + width, dtype=torch.bool).tril(start)
     mask = torch.zeros(causal.shape).masked_fill(~causal, float("-inf"))
-    states = model.model(
-        input_ids=ids,
-        past_key_values=cache,
-        attention_mask=mask[None, None].expand(size, 1, -1, -1),
-        position_ids=torch.arange(start, start + width)[None].expand(size, -1),
-        use_cache=True,
-    ).last_hidden_state
-    scored = trained[:, 1:]
-    logits = model.lm_head(states[:, :-1][scored])
-    return functional.cross_entropy(logits, ids[:, 1:][scored])
+    return {
+        "past_key_values": cache,
+        "attention_mask": mask[None, None].expand(size, 1, -1, -1),
+        "position_ids": torch.arange(start, start + width)[None].expand(size, -1),
+        "use_cache": True,
+    }
 
 
 def _batches(
