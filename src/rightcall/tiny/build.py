@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -138,6 +139,7 @@ def build_model(name: str, folder: Path, renderer: Renderer) -> LlamaForCausalLM
             batch_tokens=4096,
             seed=SEED + number,
             name=f"{name} {phase}",
+            dtype=torch.float32,  # so that any processor can make the shipped weights again
         )
         model.save_pretrained(kept)
         renderer.tokenizer.save_pretrained(kept)
