@@ -41,7 +41,7 @@ from transformers import (
 )
 
 from rightcall.chain import Chain, ChainStore, Problem
-from rightcall.compare import compare
+from rightcall.compare import RIGHT_REASON, Comparison, compare
 from rightcall.dialects import DIALECTS, conversation
 from rightcall.evaluate import EvaluateConfig, Evaluation, evaluate
 from rightcall.importing import import_chains, load_importer, read_logs
@@ -313,9 +313,14 @@ def main(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     threads: Annotated[int, typer.Option(min=1, help="More help little at this size.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="Little of everything.")] = False,
+    ship_to: Annotated[
+        Path | None, typer.Option("--ship", help="Where the tuned model goes, in half precision.")
+    ] = None,
 ) -> None:
     """Run what is not done yet and print the tables."""
     typer.echo(prove(data, work, seed, threads, QUICK if quick else Amounts()))
+    if ship_to is not None:
+        ship(work / f"seed-{seed}", ship_to)
 
 
 def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> str:
@@ -387,10 +392,16 @@ def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> 
             {
                 "machine": machine(),
                 "seconds": clock.seconds,
+                "learned": len(learned),
                 "teachers": teachers,
                 "results": [
                     {"task": task, "role": role, **_figures(made)}
                     for (task, role), made in found.items()
+                ],
+                "gains": [
+                    _against_base(found, task, role).model_dump()
+                    for task, role in found
+                    if role != "base"
                 ],
             },
             indent=1,
@@ -451,23 +462,26 @@ def _figures(made: Evaluation) -> dict[str, Any]:
     }
 
 
+def _against_base(found: dict[tuple[str, str], Evaluation], task: str, role: str) -> Comparison:
+    return compare(found[task, "base"], found[task, role])
+
+
 def _tables(
     found: dict[tuple[str, str], Evaluation],
     teachers: Sequence[dict[str, Any]],
     clock: Clock,
     base: Path,
 ) -> str:
-    rows = []
+    rows, gains = [], []
     for (task, role), made in found.items():
-        gain, p = "", ""
-        if role != "base":
-            view = compare(found[task, "base"], made).results[made.headline]
-            gain = f"{100 * view.difference:+.1f} [{100 * view.low:+.1f}, {100 * view.high:+.1f}]"
-            p = f"{view.wilcoxon_p:.0e}"
         own = _figures(made)
-        shares = (f"{100 * own[key]:.1f}" for key in ("accuracy", "right_reason", "invalid"))
-        rows.append((task, role, own["problems"], *shares, gain, p))
-    head = ("task", "model", "problems", "accuracy %", "right reason %", "invalid calls %", "gain", "p")
+        shares = [f"{100 * own[key]:.1f}" for key in ("accuracy", "right_reason", "invalid")]
+        rows.append((task, role, own["problems"], *shares))
+        if role != "base":
+            results = _against_base(found, task, role).results
+            for what, view in (("answer", made.headline), (RIGHT_REASON, RIGHT_REASON)):
+                gains.append((task, role, what, str(results[view]), f"{results[view].wilcoxon_p:.0e}"))
+    head = ("task", "model", "problems", "accuracy %", "right reason %", "invalid calls %")
     recorded = [
         (one["model"], one["problems"], f"{100 * one['accuracy']:.1f}", f"{100 * one['exact']:.1f}")
         for one in teachers
@@ -477,12 +491,64 @@ def _tables(
         (
             f"\n{parameters:,} parameters\n",
             table(head, rows),
+            "\nGains over the base\n",
+            table(("task", "model", "what", "difference", "Wilcoxon p"), gains),
             "\nThe recorded models on the same ProofWriter problems\n",
             table(("model", "problems", "accuracy %", "exact formalisation %"), recorded),
             "\nSeconds\n",
             table(("stage", "s"), list(clock.seconds.items())),
         )
     )
+
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+---
+# RightCall tiny rules
+
+A Llama of {parameters:,} parameters ({layers} layers, hidden size {hidden}, vocabulary {vocabulary}).
+It writes the controlled English of ProofWriter and PrOntoQA as formulas, sentence by sentence, and lets
+`goal` decide: the tasks `rules`, `proofwriter` and `prontoqa`, and nothing else.
+
+Pretrained on theories that RightCall generates itself, then fine-tuned (SFT, then DPO on single steps)
+on right and wrong chains: programs that GPT-4, GPT-3.5 and text-davinci-003 wrote for {learned}
+ProofWriter problems (recorded by Logic-LM, MIT), executed again, and its own chains on these problems
+and on generated ones. No text of PrOntoQA was trained on.
+
+Greedy, with at most {steps} steps, on problems whose theories were not trained on, in percent:
+
+| task | problems | right answers | and every sentence as gold | calls that failed |
+|---|---|---|---|---|
+{rows}
+
+Made by `python -m benchmarks.proof --data FOLDER --ship FOLDER`. Licence: Apache-2.0.
+"""
+
+
+def ship(runs: Path, folder: Path) -> None:
+    """The tuned model as the package ships it: float16 safetensors, tokenizer, card."""
+    model = LlamaForCausalLM.from_pretrained(runs / "tuned")
+    model.half().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(runs / "tuned").save_pretrained(folder)
+    made = json.loads((runs / "proof.json").read_text())
+    figures = [one for one in made["results"] if one["role"] == "tuned"]
+    rows = "\n".join(
+        f"| {one['task']} | {one['problems']} | "
+        + " | ".join(f"{100 * one[key]:.1f}" for key in ("accuracy", "right_reason", "invalid"))
+        + " |"
+        for one in figures
+    )
+    card = CARD.format(
+        parameters=model.num_parameters(),
+        layers=SHAPE.layers,
+        hidden=SHAPE.hidden,
+        vocabulary=model.config.vocab_size,
+        learned=made["learned"],
+        steps=BUDGET.steps,
+        rows=rows,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 class Clock:

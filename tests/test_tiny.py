@@ -146,9 +146,16 @@ def test_orthogonal_brings_singular_values_near_one(rows, columns, seed):
     assert after[before > 0.05].min() > 0.6
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_model_reasons_with_calls_that_parse(name):
-    task = load_task("math", **TASKS["math"])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("teacher", load_task("math", **TASKS["math"])),
+        ("student", load_task("math", **TASKS["math"])),
+        ("rules", load_task("rules", sentences=(2, 8))),
+    ],
+    ids=NAMES,
+)
+def test_a_shipped_model_reasons_with_calls_that_parse(name, task):
     setting = Setting(task, task.function_set(), "card", Sampling(max_tokens=64), Budget(steps=10))
     with LocalModel.load(path(name), threads=1) as model:
         chains = list(rollouts(setting, model, [Job(p) for p in task.problems("validation", 12, 4)]))
