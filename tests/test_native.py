@@ -264,9 +264,35 @@ def test_words_beside_a_native_call_survive_the_way_through_python() -> None:
 
 
 def test_a_broken_call_in_python_is_a_broken_call_natively() -> None:
-    for reply in ("add(2, 3", "Now.\nadd(2, add(1, 1))", "sum(2, 3)"):
+    for reply in ("add(2, 3", "Now.\nadd(2, add(1, 1))", "add(2, a=3)", "sum(2, arg1=3)"):
         made = played(NATIVE.spelled(reply, FUNCTIONS), STOP)
         assert made.steps[0].observation.failure is FailureKind.UNPARSABLE
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "given"),
+    [
+        ("sum(2, 3)", FailureKind.UNKNOWN_FUNCTION, '{"arg1": 2, "arg2": 3}'),
+        ("sum(2, b=3)", FailureKind.UNKNOWN_FUNCTION, '{"arg1": 2, "b": 3}'),
+        ("sum(a=2)", FailureKind.UNKNOWN_FUNCTION, '{"a": 2}'),
+        ("sum()", FailureKind.UNKNOWN_FUNCTION, "{}"),
+        ("add(1, 2, 3)", FailureKind.UNEXPECTED_ARGUMENT, '{"a": 1, "b": 2, "arg3": 3}'),
+        ("add(1)", FailureKind.MISSING_ARGUMENT, '{"a": 1}'),
+    ],
+)
+def test_a_call_that_fails_in_python_fails_natively_in_the_same_way(
+    reply: str, kind: FailureKind, given: str
+) -> None:
+    spelled = NATIVE.spelled(f"Now.\n{reply}", FUNCTIONS)
+    assert spelled == f"Now.\n{call(reply.partition('(')[0], given)}"
+    python = next(
+        rollouts(replace(SETTING, dialect="python"), Scripted([reply, "stop(9)"]), [
+            Job(next(iter(TASK.problems("train", 1))))
+        ])
+    )  # fmt: skip
+    native = played(spelled, STOP)
+    assert native.steps[0].observation.failure is kind
+    assert python.steps[0].observation.failure is kind
 
 
 # --- templates ------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from rightcall.functions import (
     States,
 )
 from rightcall.native import Invocation, Said, read, unreadable
-from rightcall.tool_calls import is_bare, named_arguments, named_call, named_text, read_call
+from rightcall.tool_calls import failing_arguments, is_bare, named_call, named_text, read_call
 
 NOT_RUN = "Not run: one call per reply."
 """What a further call of a reply is answered with."""
@@ -122,7 +122,7 @@ class NativeCalls:
         if not is_bare(last):
             words, last = reply, reply
         call = read_call(last, functions)
-        given = None if call is None else named_arguments(call, functions)
+        given = None if call is None else failing_arguments(call, functions)
         if call is not None and given is not None:
             return str(Said(words.rstrip(), (Invocation(call.name, given),)))
         return str(Said(_BROKEN.sub(_broken_block, reply)))
