@@ -228,6 +228,13 @@ def test_a_call_that_fails_is_answered_and_the_chain_goes_on(
     assert made.stop_reason is StopReason.STOPPED
 
 
+@pytest.mark.parametrize("given", ['{"a": 1}', '{"a": 1, "b": 2, "c": 3}', '{"a": "x", "b": 2}'])
+def test_what_a_function_takes_is_said_in_the_notation_of_its_schema(given: str) -> None:
+    text = played(call("add", given), STOP).steps[0].observation.text
+    assert text.endswith('Arguments: {"a": {"type": "integer"}, "b": {"type": "integer"}}.')
+    assert "add(" not in text
+
+
 def test_of_several_calls_the_first_is_run_and_each_is_answered() -> None:
     made = played(f"{ADD}\n{STOP}", STOP)
     assert made.steps[0].observation.text.startswith("5 (Only the first of 2 calls")
