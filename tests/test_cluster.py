@@ -259,6 +259,18 @@ def test_without_ray_workers_are_refused_and_one_process_is_not(
     assert len(list(store)) == 6
 
 
+def test_this_process_first_takes_in_what_workers_left(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    left = list(collect(SETTING, GoldPlayer(PROBLEMS), PROBLEMS, 1, tmp_path / "made.jsonl"))[:2]
+    ChainStore(shards(path) / "0-node-0.chains.jsonl").append(left)
+    made: list[Chain] = []
+    with opened(ModelSpec.parse("gold"), workers=0) as by:
+        store = by.collect(SETTING, PROBLEMS, 1, path, made.append)
+    assert len(made) == 4
+    assert {chain.key for chain in store} == {chain.key for chain in (*left, *made)}
+    assert not shards(path).exists()
+
+
 def test_a_file_that_a_worker_still_writes_is_left_to_it(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     made = list(collect(SETTING, GoldPlayer(PROBLEMS), PROBLEMS, 1, tmp_path / "made.jsonl"))

@@ -13,12 +13,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from local_server import LocalHandler, LocalServer
 from rightcall.chain import Message, Outcome
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import Reply, Request, Sampling
@@ -31,35 +31,19 @@ KEY = "sk-very-secret-value"
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
 
 
-class FaultServer(ThreadingHTTPServer):
+class FaultServer(LocalServer):
     """Answers each request with the next act of its script; the last one repeats."""
 
-    daemon_threads = True
-
     def __init__(self, *acts: Callable[[Handler], None]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
         self.acts = list(acts)
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.keys: list[str | None] = []
         self.organizations: list[str | None] = []
-        self.stopping = threading.Event()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def __exit__(self, *exc: object) -> None:
-        self.stopping.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is part of the play."""
+        super().__init__(Handler)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     server: FaultServer
 
     def do_POST(self) -> None:
@@ -69,17 +53,6 @@ class Handler(BaseHTTPRequestHandler):
         self.server.organizations.append(self.headers["openai-organization"])
         acts = self.server.acts
         (acts.pop(0) if len(acts) > 1 else acts[0])(self)
-
-    def send(self, status: int, body: str, kind: str = "application/json", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"content-type": kind, **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("content-length", str(len(body.encode())))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 def says(
@@ -97,16 +70,16 @@ def says(
         "choices": [choice],
         "usage": usage,
     }
-    return lambda handler: handler.send(200, json.dumps(body))
+    return lambda handler: handler.send(json.dumps(body))
 
 
 def fails(status: int, message: str = "no", **headers: str) -> Callable[[Handler], None]:
     body = json.dumps({"error": {"message": message, "type": "t", "code": None}})
-    return lambda handler: handler.send(status, body, **headers)
+    return lambda handler: handler.send(body, status, **headers)
 
 
 def sends(body: str, kind: str = "application/json") -> Callable[[Handler], None]:
-    return lambda handler: handler.send(200, body, kind)
+    return lambda handler: handler.send(body, content_type=kind)
 
 
 def hangs(handler: Handler) -> None:

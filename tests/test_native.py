@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from native_models import FAMILY, NOTATION, tool_tokenizer
 from rightcall.chain import Chain, Message, Outcome, StopReason
 from rightcall.dialects import DIALECTS, NOT_RUN, conversation
-from rightcall.errors import FailureKind, RenderingError
+from rightcall.errors import DataError, FailureKind, RenderingError
 from rightcall.functions import FunctionSet
 from rightcall.models import Reply
 from rightcall.models.scripted import GoldPlayer, Scripted
@@ -228,6 +228,13 @@ def test_a_call_that_fails_is_answered_and_the_chain_goes_on(
     assert made.stop_reason is StopReason.STOPPED
 
 
+@pytest.mark.parametrize("given", ['{"a": 1}', '{"a": 1, "b": 2, "c": 3}', '{"a": "x", "b": 2}'])
+def test_what_a_function_takes_is_said_in_the_notation_of_its_schema(given: str) -> None:
+    text = played(call("add", given), STOP).steps[0].observation.text
+    assert text.endswith('Arguments: {"a": {"type": "integer"}, "b": {"type": "integer"}}.')
+    assert "add(" not in text
+
+
 def test_of_several_calls_the_first_is_run_and_each_is_answered() -> None:
     made = played(f"{ADD}\n{STOP}", STOP)
     assert made.steps[0].observation.text.startswith("5 (Only the first of 2 calls")
@@ -264,9 +271,35 @@ def test_words_beside_a_native_call_survive_the_way_through_python() -> None:
 
 
 def test_a_broken_call_in_python_is_a_broken_call_natively() -> None:
-    for reply in ("add(2, 3", "Now.\nadd(2, add(1, 1))", "sum(2, 3)"):
+    for reply in ("add(2, 3", "Now.\nadd(2, add(1, 1))", "add(2, a=3)", "sum(2, arg1=3)"):
         made = played(NATIVE.spelled(reply, FUNCTIONS), STOP)
         assert made.steps[0].observation.failure is FailureKind.UNPARSABLE
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "given"),
+    [
+        ("sum(2, 3)", FailureKind.UNKNOWN_FUNCTION, '{"arg1": 2, "arg2": 3}'),
+        ("sum(2, b=3)", FailureKind.UNKNOWN_FUNCTION, '{"arg1": 2, "b": 3}'),
+        ("sum(a=2)", FailureKind.UNKNOWN_FUNCTION, '{"a": 2}'),
+        ("sum()", FailureKind.UNKNOWN_FUNCTION, "{}"),
+        ("add(1, 2, 3)", FailureKind.UNEXPECTED_ARGUMENT, '{"a": 1, "b": 2, "arg3": 3}'),
+        ("add(1)", FailureKind.MISSING_ARGUMENT, '{"a": 1}'),
+    ],
+)
+def test_a_call_that_fails_in_python_fails_natively_in_the_same_way(
+    reply: str, kind: FailureKind, given: str
+) -> None:
+    spelled = NATIVE.spelled(f"Now.\n{reply}", FUNCTIONS)
+    assert spelled == f"Now.\n{call(reply.partition('(')[0], given)}"
+    python = next(
+        rollouts(replace(SETTING, dialect="python"), Scripted([reply, "stop(9)"]), [
+            Job(next(iter(TASK.problems("train", 1))))
+        ])
+    )  # fmt: skip
+    native = played(spelled, STOP)
+    assert native.steps[0].observation.failure is kind
+    assert python.steps[0].observation.failure is kind
 
 
 # --- templates ------------------------------------------------------------------------------------
@@ -405,6 +438,62 @@ def test_training_rows_of_native_pairs_show_the_functions(tmp_path: Path) -> Non
     assert '"name": "add", "description": "Add two numbers.' in shown
     words = [i for i, t in zip(row.chosen.ids, row.chosen.trained, strict=True) if t]
     assert made.tokenizer.decode(words).count("<tool_call>") == 2
+
+
+def file_of(path: Path, *pairs: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    return path
+
+
+def pair_of(right: Chain, wrong: Chain) -> dict[str, Any]:
+    sides = (conversation((), chain.steps, NATIVE, last_observed=False) for chain in (right, wrong))
+    chosen, rejected = map(list, sides)
+    made = {"prompt": list(right.prompt), "chosen": chosen, "rejected": rejected}
+    return made | {"schemas": right.schemas, "strategy": "chain"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "name", "reason"),
+    [
+        (f"{ADD}\n{ADD}", "llama3_2", "the chat template refuses this conversation"),
+        (f"I add.\n{ADD}", "llama3_2", "the chat template drops the words beside a call"),
+        ("I do not know.", "mistral_3", "the chat template rewrites earlier turns"),
+    ],
+)
+def test_pairs_that_a_template_cannot_carry_are_left_out_and_said_with_the_reason(
+    tmp_path: Path, reply: str, name: str, reason: str
+) -> None:
+    right, wrong = played(ADD, STOP.replace("9", "7")), played(STOP, sample=1)
+    other = played(reply, STOP, sample=2)
+    path = file_of(tmp_path / "p.jsonl", pair_of(right, wrong), pair_of(right, other))
+    made = Renderer(tool_tokenizer(name))
+    rows = load_rows(path, made, method="dpo", max_length=4096)
+    assert len(rows.rows) == 1
+    assert [*rows.unfit] == ["p.jsonl, line 2"]
+    assert rows.unfit["p.jsonl, line 2"].startswith(reason)
+    assert not load_rows(path, made, method="sft", max_length=4096).unfit
+    with pytest.raises(DataError, match=f"nothing to train on.*{reason}"):
+        load_rows(
+            file_of(tmp_path / "q.jsonl", pair_of(right, other)), made, method="dpo", max_length=4096
+        )
+
+
+def test_a_row_of_ones_own_that_a_template_cannot_carry_is_refused(tmp_path: Path) -> None:
+    row = pair_of(played(f"I add.\n{ADD}", STOP), played(STOP, sample=1)) | {"strategy": ""}
+    with pytest.raises(RenderingError, match=r"line 1.*drops the words"):
+        load_rows(
+            file_of(tmp_path / "p.jsonl", row), Renderer(tool_tokenizer("llama3_2")),
+            method="sft", max_length=4096,
+        )  # fmt: skip
+
+
+def test_pairs_for_a_template_that_carries_no_chain_are_refused(tmp_path: Path) -> None:
+    pair = pair_of(played(ADD, STOP.replace("9", "7")), played(STOP, sample=1))
+    with pytest.raises(RenderingError, match="rewrites earlier turns"):
+        load_rows(
+            file_of(tmp_path / "p.jsonl", pair), Renderer(tool_tokenizer("qwen3")),
+            method="dpo", max_length=4096,
+        )  # fmt: skip
 
 
 def test_the_schema_has_the_worked_example_and_no_titles() -> None:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from local_server import LocalHandler, LocalServer
 from rightcall.chain import Chain, ChainStore, Outcome, Problem
 from rightcall.config import differing_keys, resolve
 from rightcall.errors import CapReached, ConfigError, ModelError
@@ -49,38 +49,21 @@ Befalls = Callable[[bytes, int], Fault | None]
 """Of a request's body and the number of the attempt."""
 
 
-class Teacher(ThreadingHTTPServer):
+class Teacher(LocalServer):
     """Solves sums; `fault` says what befalls an attempt instead, if anything does."""
-
-    daemon_threads = True
-    request_queue_size = 128
 
     def __init__(
         self, fault: Callable[[bytes, int], Fault | None] = lambda body, attempt: None
     ) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
         self.fault = fault
         self.attempts: Counter[bytes] = Counter()
         self.faults = 0
         self.replies = 0
         self.lock = threading.Lock()
-        self.stopping = threading.Event()
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def __exit__(self, *exc: object) -> None:
-        self.stopping.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is part of the play."""
+        super().__init__(Handler)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     server: Teacher
     protocol_version = "HTTP/1.1"
 
@@ -93,17 +76,6 @@ class Handler(BaseHTTPRequestHandler):
             self.server.faults += fault is not None
             self.server.replies += fault is None
         (fault or solves)(self)
-
-    def send(self, body: str, status: int = 200, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 def completion(text: str, model: str = "m", finish: str = "stop") -> str:

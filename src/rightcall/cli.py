@@ -906,6 +906,8 @@ def train(
 ) -> None:
     """Tune a model on pairs; killed and called again, it goes on from its last checkpoint. Several
     processes, by accelerate launch: see docs/your-student.md."""
+    from collections import Counter
+
     from rightcall import terminal
     from rightcall.models.spec import ModelSpec
     from rightcall.settings import checked
@@ -928,6 +930,7 @@ def train(
         return
     figures = {"rows": result.rows, "steps": result.steps}
     figures |= {"left out, too long": len(result.too_long)}
+    figures |= {f"left out, {why}": n for why, n in Counter(result.unfit.values()).items()}
     figures |= {name: f"{value:.4g}" for name, value in result.metrics.items()}
     terminal.out().print(terminal.table(str(result.output), ["", "value"], list(figures.items())))
 

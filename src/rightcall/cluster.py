@@ -113,7 +113,7 @@ def collector(
     take_in(usage_path)
     if not config.workers:
         with open_model(spec, setting.playable(problems), usage_path=usage_path) as model:
-            yield _Here(model)
+            yield InProcess(model, before=gather)
         return
     count = max(1, min(config.workers, len(problems)))
     with _connected(config, count), ExitStack() as held:
@@ -122,33 +122,6 @@ def collector(
         held.callback(workers.close)
         workers.open()
         yield workers
-
-
-class _Here(InProcess):
-    """This process, which first takes in what workers of earlier calls left."""
-
-    def collect(
-        self,
-        setting: Setting,
-        problems: Sequence[Problem],
-        samples: int,
-        path: str | Path,
-        on_chain: Callable[[Chain], None] | None = None,
-        *,
-        enough: Enough | None = None,
-    ) -> ChainStore:
-        gather(path)
-        return super().collect(setting, problems, samples, path, on_chain, enough=enough)
-
-    def probe(
-        self,
-        setting: Setting,
-        probes: Mapping[str, Probe],
-        path: str | Path,
-        on_chain: Callable[[Chain], None] | None = None,
-    ) -> list[Chain]:
-        gather(path)
-        return super().probe(setting, probes, path, on_chain)
 
 
 # --- the files of workers ---------------------------------------------------------------------------

@@ -46,10 +46,13 @@ class Collector(ABC):
 
 
 class InProcess(Collector):
-    """An open model."""
+    """An open model. `before` is done with each file before it is gone on with."""
 
-    def __init__(self, model: ChatModel) -> None:
+    def __init__(
+        self, model: ChatModel, before: Callable[[str | Path], None] = lambda path: None
+    ) -> None:
         self._model = model
+        self._before = before
         self.name = model.name
 
     @property
@@ -66,6 +69,7 @@ class InProcess(Collector):
         *,
         enough: Enough | None = None,
     ) -> ChainStore:
+        self._before(path)
         return collect(setting, self._model, problems, samples, path, on_chain, enough=enough)
 
     def probe(
@@ -75,4 +79,5 @@ class InProcess(Collector):
         path: str | Path,
         on_chain: Callable[[Chain], None] | None = None,
     ) -> list[Chain]:
+        self._before(path)
         return probed(setting, self._model, probes, path, on_chain)

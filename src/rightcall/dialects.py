@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from rightcall.chain import Call, Message, Observation, Problem, Step
 from rightcall.errors import CallError, FailureKind
@@ -18,11 +18,12 @@ from rightcall.functions import (
     MAX_REPLY_CHARACTERS,
     Function,
     FunctionSet,
+    Notation,
     Result,
     States,
 )
-from rightcall.native import Invocation, Said, read, unreadable
-from rightcall.tool_calls import is_bare, named_arguments, named_call, named_text, read_call
+from rightcall.native import Invocation, Said, json_text, read, unreadable
+from rightcall.tool_calls import failing_arguments, is_bare, named_call, named_text, read_call
 
 NOT_RUN = "Not run: one call per reply."
 """What a further call of a reply is answered with."""
@@ -110,10 +111,10 @@ class NativeCalls:
         return (Message(role="tool" if calls else "user", content=observation.text), *further)
 
     def run(self, reply: str, functions: FunctionSet, states: States) -> Result:
-        return functions.reply(reply, states, _native_calls)
+        return functions.reply(reply, states, _NATIVE)
 
     def isolated(self, reply: str, functions: FunctionSet) -> bool:
-        return functions.isolated(reply, _native_calls)
+        return functions.isolated(reply, _NATIVE)
 
     def spelled(self, reply: str, functions: FunctionSet) -> str:
         if read(reply).calls:
@@ -122,7 +123,7 @@ class NativeCalls:
         if not is_bare(last):
             words, last = reply, reply
         call = read_call(last, functions)
-        given = None if call is None else named_arguments(call, functions)
+        given = None if call is None else failing_arguments(call, functions)
         if call is not None and given is not None:
             return str(Said(words.rstrip(), (Invocation(call.name, given),)))
         return str(Said(_BROKEN.sub(_broken_block, reply)))
@@ -164,6 +165,14 @@ def _native_calls(reply: str, known: Mapping[str, Function]) -> list[Call]:
             kind=FailureKind.UNPARSABLE if why else FailureKind.NO_CALL,
         )
     return [named_call(call.name, call.arguments, known) for call in said.calls]
+
+
+def _schema_of(made: Function) -> str:
+    shown: Any = made.schema["function"]
+    return f"Arguments: {json_text(shown['parameters']['properties'])}."
+
+
+_NATIVE = Notation(_native_calls, _schema_of)
 
 
 def conversation(

@@ -368,8 +368,14 @@ class Result:
     answer: str | None = None
 
 
-CallReader = Callable[[str, Mapping[str, Function]], list[Call]]
-"""A reply and the functions by name → its calls, at least one. Raises `CallError`."""
+@dataclass(frozen=True)
+class Notation:
+    """How calls are written, by a model and to it. `PYTHON`, if none is named."""
+
+    read: Callable[[str, Mapping[str, Function]], list[Call]]
+    """A reply and the functions by name → its calls, at least one. Raises `CallError`."""
+    takes: Callable[[Function], str]
+    """What a function takes, for a model that gave it something else."""
 
 
 @dataclass(frozen=True)
@@ -418,14 +424,14 @@ class FunctionSet:
             chosen.append(self.by_name[name])
         return FunctionSet(chosen, self.max_observation)
 
-    def reply(self, text: str, states: States, read: CallReader | None = None) -> Result:
+    def reply(self, text: str, states: States, notation: Notation | None = None) -> Result:
         """Parse a reply and run its call. If it holds several calls the first is run, and the
         observation says so. Failures come back as typed observations."""
         try:
-            calls = (read or parse_calls)(text, self.by_name)
+            calls = (notation or PYTHON).read(text, self.by_name)
         except CallError as error:
             return Result(None, self._failed(error))
-        result = self.run(calls[0], states)
+        result = self.run(calls[0], states, notation)
         if len(calls) > 1:
             note = f" (Only the first of {len(calls)} calls was run: one call per reply.)"
             shown = result.observation
@@ -434,22 +440,22 @@ class FunctionSet:
             )
         return result
 
-    def isolated(self, text: str, read: CallReader | None = None) -> bool:
+    def isolated(self, text: str, notation: Notation | None = None) -> bool:
         """Whether the call that `reply` would run goes to a worker process."""
         if not any(made.name in text for made in self.functions if not made.trusted):
             return False
         try:
-            calls = (read or parse_calls)(text, self.by_name)
+            calls = (notation or PYTHON).read(text, self.by_name)
         except CallError:
             return False
         made = self.by_name.get(calls[0].name)
         return made is not None and not made.trusted
 
-    def run(self, call: Call, states: States) -> Result:
+    def run(self, call: Call, states: States, notation: Notation | None = None) -> Result:
         """Check a call's arguments, run it, and bound what it gives back."""
         before = dict(states)
         try:
-            value = self._run(call, states)
+            value = self._run(call, states, notation or PYTHON)
             if isinstance(value, Stop):
                 answer = _storable(_text(value.answer))
                 return Result(call, self._bounded(answer), answer)
@@ -459,7 +465,7 @@ class FunctionSet:
             states.update(before)
             return Result(call, self._failed(error))
 
-    def _run(self, call: Call, states: States) -> Any:
+    def _run(self, call: Call, states: States, notation: Notation) -> Any:
         made = self.by_name.get(call.name)
         if made is None:
             raise CallError(
@@ -468,7 +474,7 @@ class FunctionSet:
                 remedy=nearest(call.name, self.by_name),
                 kind=FailureKind.UNKNOWN_FUNCTION,
             )
-        args, kwargs = bind(made, call)
+        args, kwargs = bind(made, call, notation)
         for name, kind in made.state_parameters.items():
             if kind not in states:
                 states[kind] = kind()
@@ -525,17 +531,20 @@ def _text(value: Any) -> str:
 # --- arguments ----------------------------------------------------------------------------------
 
 
-def bind(made: Function, call: Call) -> tuple[list[Any], dict[str, Any]]:
+def bind(
+    made: Function, call: Call, notation: Notation | None = None
+) -> tuple[list[Any], dict[str, Any]]:
     """Match a call's literals to a function's parameters and coerce them by annotation.
 
     Returns positional values for `*args` parameters and keywords for the rest. Raises `CallError`
     naming the missing, unexpected or ill-typed argument.
     """
-    raw = _named_arguments(made, call)
+    takes = (notation or PYTHON).takes(made)
+    raw = _named_arguments(made, call, takes)
     try:
         model = made.arguments.model_validate(raw)
     except ValidationError as error:
-        raise _argument_error(made, error) from error
+        raise _argument_error(made, error, takes) from error
     fields = made.arguments.model_fields
     values = {str(field.alias): getattr(model, name) for name, field in fields.items()}
     variadic = next(
@@ -553,7 +562,7 @@ def bind(made: Function, call: Call) -> tuple[list[Any], dict[str, Any]]:
     return [*before, *values.pop(variadic)], values
 
 
-def _named_arguments(made: Function, call: Call) -> dict[str, JSON]:
+def _named_arguments(made: Function, call: Call, takes: str = "") -> dict[str, JSON]:
     parameters = [(n, p) for n, p in made.parameters.items() if n not in made.state_parameters]
     named: dict[str, JSON] = {}
     rest = list(call.args)
@@ -566,7 +575,7 @@ def _named_arguments(made: Function, call: Call) -> dict[str, JSON]:
         raise CallError(
             f"{made.name} takes {len(parameters)} arguments, {len(call.args)} were given",
             value=rest[0],
-            remedy=f"Signature: {made.signature}.",
+            remedy=takes,
             kind=FailureKind.UNEXPECTED_ARGUMENT,
         )
     variadic = {n for n, p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL}
@@ -581,14 +590,13 @@ def _named_arguments(made: Function, call: Call) -> dict[str, JSON]:
     return named
 
 
-def _argument_error(made: Function, error: ValidationError) -> CallError:
+def _argument_error(made: Function, error: ValidationError, takes: str) -> CallError:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
-    signature = f"Signature: {made.signature}."
     if first["type"] == "missing":
         return CallError(
             f"{made.name} is missing argument {name!r}",
-            remedy=signature,
+            remedy=takes,
             kind=FailureKind.MISSING_ARGUMENT,
         )
     if first["type"] == "extra_forbidden":
@@ -596,14 +604,14 @@ def _argument_error(made: Function, error: ValidationError) -> CallError:
         hint = nearest(name, known)
         return CallError(
             f"{made.name} has no argument {name!r}",
-            remedy=f"{hint} {signature}".strip(),
+            remedy=f"{hint} {takes}".strip(),
             kind=FailureKind.UNEXPECTED_ARGUMENT,
         )
     where = ".".join(str(p) for p in first["loc"])
     return CallError(
         f"argument {where!r} of {made.name} is wrong",
         value=first["input"],
-        remedy=f"{first['msg']}. {signature}",
+        remedy=f"{first['msg']}. {takes}",
         kind=FailureKind.WRONG_TYPE,
     )
 
@@ -681,6 +689,9 @@ def parse_calls(text: str, known: Iterable[str] = ()) -> list[Call]:
         remedy="Reply with one call such as name(argument).",
         kind=FailureKind.NO_CALL,
     )
+
+
+PYTHON = Notation(parse_calls, lambda made: f"Signature: {made.signature}.")
 
 
 def _without_thoughts(text: str) -> str:

@@ -47,7 +47,7 @@ class Invocation:
     arguments: dict[str, JSON]
 
     def __str__(self) -> str:
-        given = f'{{"name": {_json(self.name)}, "arguments": {_json(self.arguments)}}}'
+        given = f'{{"name": {json_text(self.name)}, "arguments": {json_text(self.arguments)}}}'
         return f"{OPENING}\n{given}\n{CLOSING}"
 
 
@@ -65,8 +65,9 @@ class Said:
         return "\n".join([*words, *([NO_CALL] if marked else []), *map(str, self.calls)])
 
 
+@lru_cache(maxsize=4096)
 def read(reply: str) -> Said:
-    """What a reply says, as chains hold it."""
+    """What a reply says, as chains hold it. Do not change the arguments of calls: they are shared."""
     words, calls = _split(reply)
     if words == NO_CALL or words.endswith(f"\n{NO_CALL}"):
         words = words[: -len(NO_CALL)].removesuffix("\n")
@@ -92,7 +93,8 @@ def _split(reply: str) -> tuple[str, list[Invocation]]:
     return reply, calls
 
 
-def _json(value: JSON) -> str:
+def json_text(value: JSON) -> str:
+    """JSON as chains hold it and most templates write it."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -286,8 +288,8 @@ def from_server(words: str | None, tool_calls: object) -> str:
             calls.append(_invocation(function))
         except _Malformed:
             sent = function.get("arguments")
-            shown = sent if isinstance(sent, str) else _json(sent)
-            broken = f'{OPENING}\n{{"name": {_json(function["name"])}, "arguments": {shown}'
+            shown = sent if isinstance(sent, str) else json_text(sent)
+            broken = f'{OPENING}\n{{"name": {json_text(function["name"])}, "arguments": {shown}'
             return str(Said(f"{words}\n{broken}" if words else broken))
     return str(Said((words or "").rstrip(), tuple(calls)))
 
@@ -337,12 +339,13 @@ def call_id(number: int) -> str:
 
 
 def structured(
-    messages: Sequence[Message], arguments: Literal["object", "text"] = "object"
+    messages: Sequence[Message], arguments: Literal["object", "text"] = "object", *, called: int = 0
 ) -> list[Turn]:
     """A conversation with its calls as `tool_calls` and their observations under the calls' ids.
-    Arguments are objects, as templates want them, or JSON text, as the API has them."""
+    Arguments are objects, as templates want them, or JSON text, as the API has them. `called` calls
+    were made before these messages."""
     made: list[Turn] = []
-    number = 0
+    number = called
     open_calls: list[tuple[str, str]] = []
     for message in messages:
         if message["role"] == "assistant":
@@ -371,7 +374,7 @@ def _assistant(said: Said, ids: Sequence[str], arguments: str) -> Turn:
             "type": "function",
             "function": {
                 "name": call.name,
-                "arguments": call.arguments if arguments == "object" else _json(call.arguments),
+                "arguments": call.arguments if arguments == "object" else json_text(call.arguments),
             },
         }
         for id, call in zip(ids, said.calls, strict=True)

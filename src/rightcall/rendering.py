@@ -8,12 +8,14 @@ the first user turn instead; chains keep their messages as they are.
 
 Running the template on every prefix of every conversation would cost quadratic time. So the
 literal text around the messages is learned once per sequence of roles, by running the template on
-marker messages (`Frame`); a conversation is then assembled from it and compared with one run of
+marker messages (`_Frame`); a conversation is then assembled from it and compared with one run of
 the template on the whole. Where the two differ, every prefix is rendered after all.
 
 Native tool calling (`tools` given: the schemas of the functions as JSON text) goes the same way: calls
 and observations become `tool_calls` and role tool (see `rightcall.native`), the template writes them,
-and the model's reply is read in the notation in which its template writes a call.
+and the model's reply is read in the notation in which its template writes a call. There the text
+around a turn is learned once per form of it (`_Shape`: with a thought or without, so many calls), as a
+conversation has too many of them to be learned as a whole.
 
 Only the template's own frame holds special tokens: a content that spells one ("<|im_end|>", "</s>")
 is tokenised as the ordinary text that it is, so that nobody's words end a turn or begin another's.
@@ -22,9 +24,10 @@ is tokenised as the ordinary text that it is, so that nobody's words end a turn 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -36,11 +39,14 @@ from rightcall.native import (
     Invocation,
     Said,
     Syntax,
+    call_id,
+    json_text,
     map_texts,
     read,
     structured,
     texts_of,
     tools_of,
+    tools_text,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +58,21 @@ DATE = "26 Jul 2024"
 _CACHED_PIECES = 65_536
 _CACHED_PREFIXES = 16_384
 """Texts of conversations with tools: the next turn's prefixes are those of the turn before."""
+_SHORT_TOOLS = tools_text(
+    [
+        {
+            "type": "function",
+            "function": {
+                "name": "f",
+                "description": "",
+                "parameters": {"type": "object", "properties": {}},
+            },
+        }
+    ]
+)
+"""That a template shows soon, where it does not matter which."""
+_MANY_CALLS = 99_000
+"""The ids of the calls after them stand nowhere else."""
 _NO_TOOLS = 'Use a chat template for tool calling that only appends, or dialect = "python".'
 _ROLES = ("system", "user", "assistant", "user", "assistant", "user")
 """Of a chain with two calls: what any template must carry by appending."""
@@ -68,22 +89,93 @@ class Rendered:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A template's text for one sequence of roles, with holes for the contents."""
+    """A template's text around what conversations of one form say."""
 
-    pieces: tuple[tuple[str | int, ...], ...]
-    """What `Renderer._pieces` gives: each piece is literal text and indices of messages."""
-    stripped: tuple[bool, ...]
-    """Whether the template strips the content of each message."""
+    pieces: tuple[tuple[str | _Hole, ...], ...]
+    """What `Renderer._pieces` gives: each piece is literal text and holes."""
 
-    def filled(self, messages: Sequence[Message]) -> list[str]:
-        contents = [
-            m["content"].strip() if strip else m["content"]
-            for m, strip in zip(messages, self.stripped, strict=True)
-        ]
+    @classmethod
+    def of(cls, pieces: Sequence[str], markers: Sequence[str]) -> _Frame:
+        """Pieces in which every saying is a marker that stands nowhere else."""
+        holes = {
+            form(marker): _Hole(index, form)
+            for index, marker in enumerate(markers)
+            for form in _FORMS
+            if marker
+        }
+        longest = sorted(holes, key=len, reverse=True)
+        any_hole = re.compile(f"({'|'.join(map(re.escape, longest))})")
+        return cls(tuple(tuple(holes.get(part, part) for part in any_hole.split(p)) for p in pieces))
+
+    def filled(self, sayings: Sequence[str]) -> list[str]:
         return [
-            "".join(part if isinstance(part, str) else contents[part] for part in piece)
+            "".join(p if isinstance(p, str) else p.form(sayings[p.index]) for p in piece)
             for piece in self.pieces
         ]
+
+
+@dataclass(frozen=True)
+class _Hole:
+    """Where a template writes a saying, and how."""
+
+    index: int
+    form: Callable[[str], str]
+
+
+_FORMS: tuple[Callable[[str], str], ...] = (
+    lambda text: json_text(text.strip()),
+    json_text,
+    str.strip,
+    str.lstrip,
+    str.rstrip,
+    lambda text: text,
+)
+"""How templates write what is said; of those that do the same to a marker, the last counts."""
+
+
+def _marker(number: int) -> str:
+    """A text of which any two forms differ, between blanks that stand in no template."""
+    return f'\v\ue000{number}\ue001"\v'
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a turn's text depends on beside what it says: thoughts, words, names, arguments."""
+
+    role: str
+    opening: str
+    """Of a thought; empty if there is none."""
+    has_thought: bool
+    closing: str
+    has_words: bool
+    calls: int
+
+    @classmethod
+    def of(cls, message: Message) -> tuple[_Shape, list[str]]:
+        """A turn's shape, and what it says: thought, words, and of each call the name and the arguments
+        as JSON."""
+        role = message["role"]
+        said = read(message["content"]) if role == "assistant" else Said(message["content"])
+        found = _THOUGHT.fullmatch(said.words)
+        assert found is not None  # it takes any text
+        opening, thought, closing, words = found.groups("")
+        shape = cls(role, opening, bool(thought), closing, bool(words), len(said.calls))
+        called = [text for c in said.calls for text in (c.name, json_text(c.arguments))]
+        return shape, [thought, words, *called]
+
+    def marked(self, numbers: Iterator[int]) -> Message:
+        """A turn of this shape that says nothing but markers."""
+        marks = map(_marker, numbers)
+        thought, words = (next(marks) if there else "" for there in (self.has_thought, self.has_words))
+        text = f"{self.opening}{thought}{self.closing}{words}"
+        if self.role == "assistant":
+            called = (Invocation(next(marks), {next(marks): next(marks)}) for _ in range(self.calls))
+            text = str(Said(text, tuple(called)))
+        return Message(role=self.role, content=text)
+
+
+_THOUGHT = re.compile(r"(?:(<think>\n*)(.*?)(\n*</think>\n*))?(.*)", re.DOTALL)
+"""At the head of a reply. Templates that know of thoughts set the line ends around them."""
 
 
 class Renderer:
@@ -113,6 +205,7 @@ class Renderer:
         self._checked: set[str] = set()
         self._corrects = lru_cache(maxsize=256)(self._takes_corrections)
         self._frame = lru_cache(maxsize=256)(self._learn_frame)
+        self._turn_frame = lru_cache(maxsize=4096)(self._learn_turn_frame)
         self.folds = self._must_fold()
         """Whether the system text begins the first user turn."""
         self.stop_ids = frozenset(stop_ids if stop_ids else self._turn_ends())
@@ -301,13 +394,15 @@ class Renderer:
                 value=messages[0] if messages else None,
             )
         messages, marks = self._marked(self._placed(messages), native=bool(tools))
-        pieces = None if tools else self._assembled(messages, reply_next)
+        pieces = self._assembled(messages, reply_next, tools)
         pieces = pieces or self._pieces(messages, reply_next, tools)
         encoded = [self._literal(p, marks) for p in pieces] if marks else self._encode(pieces)
         ids: list[int] = []
         trained: list[bool] = []
         said = [m["content"] for m in messages if m["role"] == "assistant"]
         for turn, words in enumerate(said):
+            if tools:
+                _check_words(words, pieces[2 * turn + 1])
             context, reply = encoded[2 * turn], encoded[2 * turn + 1]
             known = completions[turn] if turn < len(completions) else None
             end = self._end(reply, pieces[2 * turn + 1], words, sampled=bool(known))
@@ -409,45 +504,82 @@ class Renderer:
             before = self._text(messages[:index], reply_next=True, tools=tools)
             after = self._text(messages[: index + 1], reply_next=False, tools=tools)
             pieces += [_rest(before, done), _rest(after, before)]
-            if tools:
-                _check_words(message["content"], pieces[-1])
             done = after
         if reply_next or not pieces:
             pieces.append(_rest(self._text(messages, reply_next=reply_next, tools=tools), done))
         return pieces
 
-    def _assembled(self, messages: Sequence[Message], reply_next: bool) -> list[str] | None:
-        """The same pieces in one run of the template; None if they cannot be had that way."""
-        frame = self._frame(tuple(m["role"] for m in messages), reply_next)
-        if frame is None:
+    def _assembled(
+        self, messages: Sequence[Message], reply_next: bool, tools: str = ""
+    ) -> list[str] | None:
+        """The same pieces in time that grows with the length; None if they cannot be had that way."""
+        by = self._by_turns if tools else self._by_roles
+        pieces = by(messages, reply_next, tools)
+        if pieces is None or "".join(pieces) != self._whole(messages, reply_next, pieces, tools):
             return None
-        pieces = frame.filled(messages)
-        return pieces if "".join(pieces) == self._whole(messages, reply_next, pieces) else None
+        return pieces
 
-    def _whole(self, messages: Sequence[Message], reply_next: bool, pieces: list[str]) -> str:
+    def _by_roles(self, messages: Sequence[Message], reply_next: bool, tools: str) -> list[str] | None:
+        """The pieces of a conversation without tools, if they depend on its roles alone."""
+        frame = self._frame(tuple(m["role"] for m in messages), reply_next)
+        return None if frame is None else frame.filled([m["content"] for m in messages])
+
+    def _whole(
+        self, messages: Sequence[Message], reply_next: bool, pieces: list[str], tools: str
+    ) -> str:
         """The text that the pieces must add up to. Observations after the last turn of the model
         belong to no piece unless a reply is next."""
         if not reply_next and len(pieces) > 1:
             last = max(i for i, m in enumerate(messages) if m["role"] == "assistant")
             messages = messages[: last + 1]
-        return self._text(messages, reply_next=reply_next)
+        return self._text(messages, reply_next=reply_next, tools=tools)
 
-    def _learn_frame(self, roles: tuple[str, ...], reply_next: bool) -> _Frame | None:
-        markers = [f"\ue000{i}\ue001" for i in range(len(roles))]
-        bare = [Message(role=r, content=m) for r, m in zip(roles, markers, strict=True)]
-        padded = [Message(role=m["role"], content=f" {m['content']} ") for m in bare]
+    def _by_turns(self, messages: Sequence[Message], reply_next: bool, tools: str) -> list[str] | None:
+        """The pieces of a conversation with tools, if a turn's text depends on no more than the turn
+        and the role before it."""
+        starts = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        if not starts:
+            return None
+        pieces = [self._text(messages[: starts[0]], reply_next=True, tools=tools)]
+        called = 0
+        for start, end in zip(starts, [*starts[1:], len(messages)], strict=True):
+            answered = reply_next or end < len(messages)
+            turns = messages[start : end if answered else start + 1]
+            shapes, sayings = zip(*map(_Shape.of, turns), strict=True)
+            frame = self._turn_frame(shapes, answered, messages[start - 1]["role"])
+            if frame is None:
+                return None
+            pieces += frame.filled(_all_said(sayings, shapes, called))
+            called += shapes[0].calls
+        return pieces
+
+    def _learn_turn_frame(
+        self, shapes: tuple[_Shape, ...], answered: bool, before: str
+    ) -> _Frame | None:
+        """Of a reply and, if it is answered, of what comes between it and the next one; learned at the
+        end of a conversation as short as can be, whose last turn is of the role `before`."""
+        numbers = count()
+        turns = [shape.marked(numbers) for shape in shapes]
+        markers = _all_said([_Shape.of(turn)[1] for turn in turns], shapes, _MANY_CALLS)
+        probe = structured(self._placed(_native_probe(_SHORT_TOOLS, int(before == "tool"))))
+        made, tools = structured(turns, called=_MANY_CALLS), tools_of(_SHORT_TOOLS)
         try:
-            pieces = self._pieces(bare, reply_next)
-            spaced = "".join(self._pieces(padded, reply_next))
+            prompt = self._templated(probe, True, tools)
+            reply = self._templated([*probe, made[0]], False, tools)
+            pieces = [_rest(reply, prompt)]
+            if answered:
+                pieces.append(_rest(self._templated([*probe, *made], True, tools), reply))
         except RenderingError:
             return None
-        text = "".join(pieces)
-        shown = [i for i, marker in enumerate(markers) if marker in text]
-        if any(text.count(markers[i]) != 1 for i in shown):
+        return _Frame.of(pieces, markers)
+
+    def _learn_frame(self, roles: tuple[str, ...], reply_next: bool) -> _Frame | None:
+        markers = [_marker(number) for number in range(len(roles))]
+        marked = [Message(role=r, content=m) for r, m in zip(roles, markers, strict=True)]
+        try:
+            return _Frame.of(self._pieces(marked, reply_next), markers)
+        except RenderingError:
             return None
-        kept = tuple(f" {marker} " in spaced and f" {marker} " not in text for marker in markers)
-        frame = _Frame(tuple(_parts(p, markers) for p in pieces), tuple(not k for k in kept))
-        return frame if "".join(frame.filled(padded)) == spaced else None
 
     def _encode(self, pieces: Sequence[str]) -> list[tuple[int, ...]]:
         """Ids of each piece; pieces that were not seen lately are tokenised in one call."""
@@ -469,6 +601,12 @@ class Renderer:
             made = backend.encode_batch_fast(texts, add_special_tokens=False)
             return [tuple(encoding.ids) for encoding in made]
         return [tuple(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def _all_said(sayings: Sequence[Sequence[str]], shapes: Sequence[_Shape], called: int) -> list[str]:
+    """What a reply and the turns that answer it say, and the ids of its calls."""
+    ids = (call_id(called + number) for number in range(1, shapes[0].calls + 1))
+    return [*chain.from_iterable(sayings), *ids]
 
 
 def _probe() -> list[Message]:
@@ -538,14 +676,3 @@ def _rest(whole: str, prefix: str) -> str:
             remedy="Use a template that only appends (no stripped reasoning, no moved turns).",
         )
     return whole[len(prefix) :]
-
-
-def _parts(piece: str, markers: Sequence[str]) -> tuple[str | int, ...]:
-    """Literal text and the indices of the messages whose markers stand in it, in order."""
-    parts: list[str | int] = []
-    found = sorted((piece.index(m), i) for i, m in enumerate(markers) if m in piece)
-    done = 0
-    for position, index in found:
-        parts += [piece[done:position], index]
-        done = position + len(markers[index])
-    return (*parts, piece[done:])

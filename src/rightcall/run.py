@@ -60,6 +60,7 @@ from rightcall.report.data import ROLES
 from rightcall.rollout import Budget, Setting, finished
 from rightcall.search import SearchResult, search
 from rightcall.task import SPLITS, Task, load_task
+from rightcall.train.data import reasons
 from rightcall.train.trainer import TrainConfig, Weights, train
 
 
@@ -403,6 +404,7 @@ def _trained(
             on_estimate=terminal.say_memory,
         )
     left_out = f", {len(result.too_long)} too long" if result.too_long else ""
+    left_out += f", left out: {reasons(result.unfit)}" if result.unfit else ""
     speed = f", {result.tokens / result.seconds:,.0f} tokens/s" if result.seconds else ""
     return f"{result.steps} steps on {result.rows} rows{left_out}{speed}"
 

@@ -78,21 +78,39 @@ def _shown(made: Function) -> list[inspect.Parameter]:
 def named_arguments(call: Call, functions: FunctionSet) -> dict[str, JSON] | None:
     """The arguments by name, those that were given and no others; None if they have no names: the
     function is unknown, or got more arguments than it takes, or one twice."""
-    made = functions.by_name.get(call.name)
-    if made is None:
+    named, rest = _by_place(call, functions)
+    if call.name not in functions.by_name or rest or named.keys() & call.kwargs.keys():
         return None
+    return named | call.kwargs
+
+
+def failing_arguments(call: Call, functions: FunctionSet) -> dict[str, JSON] | None:
+    """The same of a call that fails, its function being unknown or given more arguments than it takes:
+    those that have no names are `arg1` and so on, by their places. None if that would be another
+    call, or if an argument was given twice."""
+    named, rest = _by_place(call, functions)
+    first = len(call.args) - len(rest) + 1
+    nameless = {f"arg{place}": value for place, value in enumerate(rest, first)}
+    known = functions.by_name.get(call.name)
+    taken = {*named, *call.kwargs, *(known.parameters if known else ())}
+    if named.keys() & call.kwargs.keys() or nameless.keys() & taken:
+        return None
+    return named | nameless | call.kwargs
+
+
+def _by_place(call: Call, functions: FunctionSet) -> tuple[dict[str, JSON], list[JSON]]:
+    """A call's positional arguments by name, and those that have none."""
     named: dict[str, JSON] = {}
     rest = list(call.args)
-    for parameter in _shown(made):
+    known = functions.by_name.get(call.name)
+    for parameter in _shown(known) if known is not None else ():
         if not rest or parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             break
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             named[parameter.name], rest = rest, []
         else:
             named[parameter.name] = rest.pop(0)
-    if rest or named.keys() & call.kwargs.keys():
-        return None
-    return named | call.kwargs
+    return named, rest
 
 
 def read_call(reply: str, functions: FunctionSet) -> Call | None:

@@ -202,6 +202,8 @@ class TrainResult(Frozen):
     """Pairs or conversations trained on."""
     too_long: tuple[str, ...] = ()
     """Rows that were left out because of their length."""
+    unfit: dict[str, str] = {}
+    """Pairs that were left out because the chat template cannot carry them, and why."""
     trained_parameters: int
     tokens: int
     """Raw tokens gone through in this process, padding not counted."""

@@ -2,13 +2,15 @@
 
 A row is refused rather than mended: a prompt that is not a token prefix of its completion, a side
 without a trained token, or a length beyond the limit never becomes a silently cut or empty example.
+A pair that was made of chains is left out, and said to be, where a template that carries chains cannot
+carry these (two calls in a reply, words beside a call): nobody wrote it for this template.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -118,6 +120,8 @@ class Rows:
     """Names of the rows that were left out because they exceed the length limit."""
     repeated: int = 0
     """Rows left out because the same tokens came before (SFT: one chain is chosen in many pairs)."""
+    unfit: dict[str, str] = field(default_factory=dict)
+    """Names of the pairs that were left out because the template cannot carry them, and why."""
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
@@ -189,10 +193,12 @@ def load_rows(
     any are named.
 
     A row longer than `max_length` tokens on either side is refused or dropped and named, never cut.
-    SFT takes each conversation once.
+    SFT takes each conversation once. Raises `RenderingError` on a row that cannot be rendered, unless
+    it is a pair of some strategy and the template can carry other chains.
     """
     rows: list[Row] = []
     left_out: list[str] = []
+    unfit: dict[str, str] = {}
     seen: set[Rendered] = set()
     repeated = 0
     met: Counter[str] = Counter()
@@ -200,10 +206,17 @@ def load_rows(
         met[record.strategy] += 1
         if strategies and record.strategy not in strategies:
             continue
-        chosen, *rejected = (
-            render_side(renderer, side, mask_observations=mask_observations, name=name)
-            for side in record.sides(method)
-        )
+        try:
+            chosen, *rejected = (
+                render_side(renderer, side, mask_observations=mask_observations, name=name)
+                for side in record.sides(method)
+            )
+        except RenderingError as error:
+            if not record.strategy:
+                raise
+            renderer.check(record.schemas)
+            unfit[name] = error.fault.removeprefix(f"{name}: ")
+            continue
         row = Row(name, chosen, rejected[0] if rejected else None, record.problem)
         if row.length > max_length:
             left_out.append(name)
@@ -223,6 +236,12 @@ def load_rows(
         raise DataError(
             "there is nothing to train on",
             value=str(path),
-            remedy=f"Pairs by strategy: {dict(met)}; asked for: {sorted(strategies) or 'all'}.",
+            remedy=f"Pairs by strategy: {dict(met)}; asked for: {sorted(strategies) or 'all'}; "
+            f"left out: {len(left_out)} too long, {reasons(unfit) or 'no others'}.",
         )
-    return Rows(tuple(rows), tuple(left_out), repeated)
+    return Rows(tuple(rows), tuple(left_out), repeated, unfit)
+
+
+def reasons(unfit: Mapping[str, str]) -> str:
+    """Why rows were left out, and how many: `2 the chat template refuses this conversation`."""
+    return ", ".join(f"{number} {why}" for why, number in Counter(unfit.values()).most_common())

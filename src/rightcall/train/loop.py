@@ -132,6 +132,7 @@ def run(
         steps=trainer.state.global_step,
         rows=len(rows.rows),
         too_long=rows.too_long,
+        unfit=rows.unfit,
         tokens=trainer.tokens,
         seconds=seconds,
         trained_parameters=sum(p.numel() for p in core.parameters() if p.requires_grad),
