@@ -1,6 +1,8 @@
 # Two commands on a machine with nothing but Python 3.11 (or later) and make:
 #   make demo    install, then run every stage with the shipped tiny models (CPU is enough)
 #   make test    install, then ruff, mypy and the tests
+# and one for now and then, since plain Python takes about twice as long while it is traced:
+#   make coverage    the tests, and the lines that none of them reaches
 # Where pip takes torch from is pip's own configuration: name the CPU index there for a small install.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -9,8 +11,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
+# Worksteal leaves a file's tests to one worker as long as the other has work: what a file makes for
+# all its tests is made once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test clean
+.PHONY: demo test coverage clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready-to-run
@@ -20,7 +25,10 @@ test: $(VENV)/.ready-to-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --cov=rightcall --cov-report=term:skip-covered
+	$(PYTEST)
+
+coverage: $(VENV)/.ready-to-test
+	$(PYTEST) --cov=rightcall --cov-report=term:skip-covered
 
 # The interpreter that comes with Debian lacks ensurepip until python3-venv is there.
 $(BIN)/python:

@@ -109,6 +109,7 @@ def test_what_a_corrupted_calculation_goes_on_with_was_observed_or_told(
 
 @pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - {"unparsable_call"}))
 def test_only_unparsable_calls_fail(name: str) -> None:
+    kept = 0
     for task, originals in ORIGINALS.items():
         for number, before in enumerate(originals):
             try:
@@ -116,6 +117,8 @@ def test_only_unparsable_calls_fail(name: str) -> None:
             except Rejected:
                 continue
             assert [chain.failures for chain in made.chains] == [()], (task, number)
+            kept += 1
+    assert kept
 
 
 @pytest.mark.parametrize("name", sorted(CORRUPTIONS))
@@ -302,11 +305,18 @@ def corrupted(task: str, name: str, draws: int = 1) -> Iterator[tuple[Original, 
 
 @pytest.mark.parametrize("task", ["fol", "rules"])
 def test_a_verdict_is_followed_unless_it_is_what_is_ignored(task: str) -> None:
-    for name in ("wrong_argument", "skipped_step", "early_stop"):
-        for _, chain in corrupted(task, name):
-            said = [worth(step.observation.text) for step in chain.steps if "goal(" in step.reply]
-            assert chain.answer == said[-1] if said else not chain.right_for_the_right_reason
-    for _, chain in corrupted(task, "ignored_observation"):
+    made = [
+        chain
+        for name in ("wrong_argument", "skipped_step", "early_stop")
+        for _, chain in corrupted(task, name)
+    ]
+    assert made
+    for chain in made:
+        said = [worth(step.observation.text) for step in chain.steps if "goal(" in step.reply]
+        assert chain.answer == said[-1] if said else not chain.right_for_the_right_reason
+    ignored = list(corrupted(task, "ignored_observation"))
+    assert ignored
+    for _, chain in ignored:
         assert chain.answer != worth(chain.steps[-2].observation.text)
         assert chain.outcome is Outcome.INCORRECT
 
@@ -341,7 +351,9 @@ def test_corruptions_of_renamed_functions_speak_their_names() -> None:
 
 
 def test_expressions_follow_what_was_calculated() -> None:
-    for _, chain in corrupted("calculator", "wrong_argument"):
+    made = list(corrupted("calculator", "wrong_argument"))
+    assert made
+    for _, chain in made:
         assert chain.answer is not None
         assert key_of(chain.answer) == key_of(observed(chain)[-2])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,21 +89,41 @@ def test_a_module_imports_only_from_its_layer_or_below(name: str, path: Path) ->
     assert upward == []
 
 
-def loaded_by(statement: str) -> set[str]:
-    """The heavy libraries in a fresh interpreter after a statement."""
-    code = f"import sys; {statement}; print(*[m.split('.')[0] for m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.split()) & {*HEAVY, "pydantic"}
+STARTING = ("rightcall", "rightcall.cli")
+BEFORE_MODELS = tuple(
+    f"rightcall.{name}" for name in ("functions", "task", "rollout", "pairs", "config", "models.spec")
+)
+LOADED = """
+import importlib, json, sys
+seen = {}
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    seen[name] = sorted({module.partition(".")[0] for module in sys.modules})
+print(json.dumps(seen))
+"""
 
 
-@pytest.mark.parametrize("statement", ["import rightcall", "import rightcall.cli"])
-def test_the_command_line_starts_without_any_heavy_library(statement: str) -> None:
-    assert loaded_by(statement) == set()
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """Module → the libraries that a fresh interpreter has loaded when it has imported this module and
+    those before it."""
+    command = [sys.executable, "-c", LOADED, *STARTING, *BEFORE_MODELS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {module: set(names) for module, names in json.loads(done.stdout).items()}
 
 
-@pytest.mark.parametrize("module", ["functions", "task", "rollout", "pairs", "config", "models.spec"])
-def test_torch_is_not_imported_before_models_run(module: str) -> None:
-    assert loaded_by(f"import rightcall.{module}") & {"torch", "transformers", "peft"} == set()
+@pytest.mark.parametrize("module", STARTING)
+def test_the_command_line_starts_without_any_heavy_library(
+    module: str, loaded: dict[str, set[str]]
+) -> None:
+    assert "rightcall" in loaded[module]
+    assert loaded[module] & {*HEAVY, "pydantic"} == set()
+
+
+@pytest.mark.parametrize("module", BEFORE_MODELS)
+def test_torch_is_not_imported_before_models_run(module: str, loaded: dict[str, set[str]]) -> None:
+    assert "pydantic" in loaded[module]
+    assert loaded[module] & {"torch", "transformers", "peft"} == set()
 
 
 def test_every_public_name_is_there_and_is_what_its_module_says() -> None:

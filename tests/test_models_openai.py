@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -431,62 +427,20 @@ def test_a_dead_server_is_named() -> None:
     assert "hunter2" not in str(reply)
 
 
-@pytest.fixture
-def real_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """`transformers serve` with a tiny model from a folder; gives its URL and the folder."""
-    folder = build_tiny("llama", tmp_path / "tiny")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "HF_HOME": str(tmp_path),
-    }
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(folder)]
-    log = (tmp_path / "log").open("w+")
-    with (
-        log,
-        subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        ) as server,
-    ):
-        try:
-            _wait_for(f"http://127.0.0.1:{port}/health", server, log)
-            yield f"http://127.0.0.1:{port}/v1", folder
-        finally:
-            server.terminate()
-
-
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Any) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    log.seek(0)
-    pytest.fail(f"the server did not start:\n{log.read()[-3000:]}")
-
-
 @pytest.mark.slow
-def test_a_rollout_against_a_real_server_gives_the_local_models_replies(
-    real_server: tuple[str, Path],
-) -> None:
+@pytest.mark.filterwarnings("ignore")  # of the server, not ours
+def test_a_rollout_against_a_real_server_gives_the_local_models_replies(tmp_path: Path) -> None:
     from rightcall.models.local import LocalModel
+    from served import Server
 
-    url, folder = real_server
+    folder = build_tiny("llama", tmp_path / "tiny")
     task = SumTask()
     setting = Setting(task, task.function_set(), "student", Sampling(max_tokens=6), Budget(steps=3))
     jobs = [Job(problem) for problem in task.problems("train", 2)]
-    with OpenAICompatible(str(folder), url, name="m", capacity=2, max_retries=1) as model:
+    with (
+        Server(folder) as server,
+        OpenAICompatible(str(folder), server.url, name="m", capacity=2, max_retries=1) as model,
+    ):
         served = {chain.problem_id: chain for chain in rollouts(setting, model, jobs)}
         assert all(chain.completion_tokens > 0 for chain in served.values())
     with LocalModel.load(folder, name="m", device="cpu") as local:

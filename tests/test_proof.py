@@ -9,7 +9,9 @@ from types import ModuleType
 import pytest
 
 from rightcall.chain import ChainStore
+from rightcall.rollout import Budget
 from rightcall.tasks.rules import RulesTask
+from rightcall.tiny.pretrain import Shape
 
 
 @pytest.fixture
@@ -38,11 +40,13 @@ def test_a_word_is_the_same_tokens_in_a_sentence_and_in_its_formula(
 
 @pytest.mark.slow
 def test_every_stage_runs_from_nothing_to_the_tables(
-    proof: ModuleType, shared_data: Path, tmp_path: Path
+    proof: ModuleType, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(proof, "SHAPE", Shape(hidden=32, layers=1, heads=2, intermediate=32))
+    monkeypatch.setattr(proof, "BUDGET", Budget(steps=8, tokens=400))
     tokens = dict.fromkeys(("short_tokens", "full_tokens", "prompted_tokens", "mistaken_tokens"), 2e3)
     little = proof.Amounts(
-        short=8, full=6, mistaken=6, words=60, **tokens, generated=2, samples=1, limit=4
+        short=8, full=6, mistaken=6, words=60, **tokens, generated=2, further=2, samples=1, limit=4
     )
     tables = proof.prove(shared_data, tmp_path, 0, 1, little)
     for name in ("proofwriter |    base", "prontoqa    |   tuned", "gpt-4", "text-davinci-003"):

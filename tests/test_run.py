@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -387,15 +388,24 @@ def test_fresh_moves_the_old_run_aside(config: RunConfig, tmp_path: Path) -> Non
 # --- on-policy rounds -----------------------------------------------------------------------------
 
 
-def after_a_training(config: RunConfig, folder: Path, **rounds: Any) -> Place:
-    """A place whose DPO training is done and chosen, and that is to have rounds."""
+@pytest.fixture(scope="module")
+def trained(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a task whose DPO training is done and chosen, by a student that is always wrong."""
+    place = Place(config.tasks["sums"], SumTask(), 5, tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as patched:
+        opened_by(patched, improving(steps=()))
+        for stage in ("problems", "collect teacher", "collect student", "pairs", "train sft"):
+            STAGES[stage](place)
+        for stage in ("choose sft", "train dpo", "choose dpo"):
+            STAGES[stage](place)
+    return place.folder
+
+
+def with_rounds(config: RunConfig, trained: Path, folder: Path, **rounds: Any) -> Place:
+    """A copy of what was trained, that is to have rounds."""
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
     settings = config.tasks["sums"].model_copy(update={"rounds": Rounds(count=3, **rounds)})
-    place = Place(settings, SumTask(), 5, folder)
-    for stage in ("problems", "collect teacher", "collect student", "pairs", "train sft"):
-        STAGES[stage](place)
-    for stage in ("choose sft", "train dpo", "choose dpo"):
-        STAGES[stage](place)
-    return place
+    return Place(settings, SumTask(), 5, folder)
 
 
 def improving(steps: tuple[str, ...]) -> Any:
@@ -419,10 +429,10 @@ def run_rounds(place: Place) -> dict[str, str]:
 
 
 def test_rounds_go_on_while_they_help_and_the_best_is_kept(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened_by(monkeypatch, improving(steps=("1", "2")))
-    place = after_a_training(config, tmp_path)
+    place = with_rounds(config, trained, tmp_path)
     said = run_rounds(place)
     chosen = place.selections()
     assert [name for name in chosen if name.startswith("round")] == ["round 1", "round 2"]
@@ -444,10 +454,10 @@ def test_rounds_go_on_while_they_help_and_the_best_is_kept(
 
 
 def test_rounds_end_where_the_first_does_not_help(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened_by(monkeypatch, improving(steps=()))
-    place = after_a_training(config, tmp_path)
+    place = with_rounds(config, trained, tmp_path)
     said = run_rounds(place)
     assert place.best() == "dpo"
     assert said["round 1 choose"].startswith(("checkpoint", "final"))
@@ -468,6 +478,7 @@ def test_rounds_end_where_the_first_does_not_help(
 )
 def test_a_round_begins_where_it_is_told_and_is_held_to_what_it_is_told(
     config: RunConfig,
+    trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     start: str,
@@ -476,7 +487,7 @@ def test_a_round_begins_where_it_is_told_and_is_held_to_what_it_is_told(
     held_to: str | None,
 ) -> None:
     opened_by(monkeypatch, improving(steps=("1",)))
-    place = after_a_training(config, tmp_path, start=start, reference=reference)
+    place = with_rounds(config, trained, tmp_path, start=start, reference=reference)
     seen: list[tuple[str, Any]] = []
 
     def watched(*args: Any, adapter: str, reference: Any, **options: Any) -> Any:

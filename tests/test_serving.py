@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from native_models import FAMILY, NOTATION, tool_tokenizer
 from rightcall.chain import Chain, Outcome
@@ -24,6 +21,7 @@ from rightcall.rollout import Budget, Job, Sampling, Setting, rollouts
 from rightcall.serving import VLLM_PARSERS, export_model, parity
 from rightcall.train.config import TrainConfig
 from rightcall.train.trainer import train
+from served import Server
 from tiny_models import build_tiny
 from toys import SumTask, add
 
@@ -108,33 +106,6 @@ def test_a_student_that_learned_native_chains_calls_its_functions(taught: Taught
         assert all(step.token_ids for step in chain.steps)
 
 
-class Server:
-    """`transformers serve` in a thread; `prompts` are the token ids that it generated from."""
-
-    def __init__(self, folder: Path) -> None:
-        from transformers.cli.serve import Serve
-
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/v1"
-        self.prompts: list[tuple[int, ...]] = []
-        self._serve = Serve(
-            force_model=str(folder), host="127.0.0.1", port=port, device="cpu", dtype="float32",
-            non_blocking=True, log_level="error",
-        )  # fmt: skip
-        for _ in range(200):
-            try:
-                if requests.get(f"http://127.0.0.1:{port}/health", timeout=1).ok:
-                    return
-            except requests.ConnectionError:
-                time.sleep(0.1)
-        raise TimeoutError(self.url)
-
-    def close(self) -> None:
-        self._serve.kill_server()
-
-
 @pytest.fixture
 def served(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Path]]:
     from transformers import GenerationMixin
@@ -142,17 +113,17 @@ def served(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Se
     folder = taught.folder / "served"
     if not folder.exists():
         export_model(taught.spec, folder)
-    server = Server(folder)
     generate = GenerationMixin.generate
 
-    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        server.prompts.append(tuple(ids[0].tolist()))
-        return generate(self, *args, **kwargs)
+    with Server(folder) as server:
 
-    monkeypatch.setattr(GenerationMixin, "generate", watched)
-    yield server, folder
-    server.close()
+        def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+            ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+            server.prompts.append(tuple(ids[0].tolist()))
+            return generate(self, *args, **kwargs)
+
+        monkeypatch.setattr(GenerationMixin, "generate", watched)
+        yield server, folder
 
 
 @pytest.mark.filterwarnings("ignore")

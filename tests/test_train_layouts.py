@@ -81,9 +81,15 @@ def same(a: Path, b: Path, close: float = 1e-4) -> None:
             assert one[name] == pytest.approx(other[name], rel=close, abs=close), name
 
 
-@pytest.mark.parametrize("method", ["dpo", "sft"])
-@pytest.mark.parametrize("tune", ["lora", "full"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "tune", "method"),
+    [  # any two of the three in every combination
+        *(("llama", "lora", "dpo"), ("llama", "full", "sft")),
+        *(("qwen2", "lora", "sft"), ("qwen2", "full", "dpo")),
+        *(("qwen3", "lora", "dpo"), ("qwen3", "full", "sft")),
+        *(("mistral", "lora", "sft"), ("mistral", "full", "dpo")),
+    ],
+)
 def test_trees_train_as_padded_sequences_do(architecture, tune, method, models, data, tmp_path):
     for packing in ("tree", "padded"):
         settings = config(tune=tune, method=method, packing=packing)

@@ -76,7 +76,17 @@ def load_model(
     remedy = "Give a folder with config.json, tokenizer and *.safetensors, or a hub id."
     with _explained("a model", path, remedy):
         model: Any = AutoModelForCausalLM.from_pretrained(path, **options)
+    _keep_gradients(model)
     return model if quantization or device is None else model.to(device)
+
+
+def _keep_gradients(model: Any) -> None:
+    """Where a processor has AVX512-BF16, a pass of bitsandbytes without gradients, such as that of a
+    reference, would pack 4-bit weights for a kernel that has none: trained after it, no adapter below
+    another layer would get any, or the pass would fail."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_adapter(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:

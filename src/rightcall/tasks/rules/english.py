@@ -63,7 +63,8 @@ def is_singular(word: str) -> bool:
 
 
 def third_person(verb: str) -> str:
-    """>>> [third_person(verb) for verb in ("like", "chase", "pity", "watch")]
+    """
+    >>> [third_person(verb) for verb in ("like", "chase", "pity", "watch")]
     ['likes', 'chases', 'pities', 'watches']
     """
     if re.search(r"(s|x|z|ch|sh|o)$", verb):

@@ -51,7 +51,8 @@ class Told:
 
 
 def plural(noun: str) -> str:
-    """>>> [plural(noun) for noun in ("cat", "butterfly", "wumpus", "sheep")]
+    """
+    >>> [plural(noun) for noun in ("cat", "butterfly", "wumpus", "sheep")]
     ['cats', 'butterflies', 'wumpuses', 'sheep']
     """
     if noun.split()[-1] in UNCHANGED:
@@ -62,7 +63,8 @@ def plural(noun: str) -> str:
 
 
 def plain_form(verb: str) -> str:
-    """>>> [plain_form(verb) for verb in ("likes", "chases", "pities", "watches")]
+    """
+    >>> [plain_form(verb) for verb in ("likes", "chases", "pities", "watches")]
     ['like', 'chase', 'pity', 'watch']
     """
     if verb.endswith("ies"):
