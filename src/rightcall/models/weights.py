@@ -76,7 +76,18 @@ def load_model(
     remedy = "Give a folder with config.json, tokenizer and *.safetensors, or a hub id."
     with _explained("a model", path, remedy):
         model: Any = AutoModelForCausalLM.from_pretrained(path, **options)
+    if str(dtype).endswith("float32"):
+        exact_products(model)
     return model if quantization or device is None else model.to(device)
+
+
+def exact_products(model: Any) -> None:
+    """Keep bitsandbytes from laying 4-bit weights out anew the first time that a model is evaluated,
+    which it does on processors with bfloat16 units: from then on products are rounded to bfloat16, and
+    no gradient passes through them."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_adapter(model: Any, adapter: str | Path, *, trainable: bool = False) -> Any:

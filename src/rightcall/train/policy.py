@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rightcall.errors import ConfigError
-from rightcall.models.weights import checked_device, load_adapter, load_model
+from rightcall.models.weights import checked_device, exact_products, load_adapter, load_model
 from rightcall.train.config import Lora, TrainConfig
 
 
@@ -64,6 +64,7 @@ def _prepared(config: TrainConfig, loaded: Any) -> None:
         _checkpoint_activations(loaded)
     if config.quantize != "none":
         _exact_norms(loaded)
+        exact_products(loaded)
 
 
 def _exact_norms(loaded: Any) -> None:
