@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -205,7 +206,11 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     if asked.measure:
         head = ("model", "size", "way", "tokens", "estimate, MiB", "measured, MiB", "ratio")
-        print(table(head, measured(asked.models, asked.words)))
+        rows = []
+        for row in measured(asked.models, asked.words):
+            print(*row, file=sys.stderr)
+            rows.append(row)
+        print(table(head, rows))
     else:
         for line in lines():
             print(line, flush=True)
