@@ -21,6 +21,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,21 +59,31 @@ class Run:
 class Contestant:
     """Work in a process of its own: `make(*arguments)` is called there, and must be importable.
 
-    `threads`: of torch and of the libraries under it. Raises `RuntimeError` with the other process's
-    traceback if it fails.
+    `threads`: of torch and of the libraries under it. `python`: another interpreter, with libraries of
+    its own, that runs the work instead; what it prints is thrown away. Raises `RuntimeError` with the
+    other process's traceback if it fails.
     """
 
     def __init__(
-        self, name: str, make: Callable[..., Work], *arguments: Any, threads: int | None = None
+        self,
+        name: str,
+        make: Callable[..., Work],
+        *arguments: Any,
+        threads: int | None = None,
+        python: str | None = None,
     ) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, make, arguments, threads), daemon=False
+        self._process = (
+            context.Process(target=_serve, args=(theirs, make, arguments, threads), daemon=False)
+            if python is None
+            else _Elsewhere(python, theirs.fileno())
         )
         self._process.start()
         theirs.close()
+        if python is not None:
+            self._pipe.send((make, arguments, threads))
         self._await()
 
     def run(self, *arguments: Any) -> Run:
@@ -102,6 +113,45 @@ class Contestant:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class _Elsewhere:
+    """A process of another interpreter, as `multiprocessing` would have it."""
+
+    def __init__(self, python: str, pipe: int) -> None:
+        self._command = [python, "-c", f"from benchmarks.measure import serve; serve({pipe})"]
+        self._pipe = pipe
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=Path(__file__).parents[1],
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            pass_fds=[self._pipe],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def join(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def terminate(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+
+def serve(number: int) -> None:
+    """The other interpreter's side: what to make comes first. `number`: its end of the pipe."""
+    pipe = Connection(number)
+    _serve(pipe, *pipe.recv())
 
 
 def _serve(

@@ -1,20 +1,34 @@
 """What fits where: the memory that tuning some students needs on a GPU, as `train` estimates it.
 
-    python -m benchmarks.memory            # the table of docs/your-student.md
+    python -m benchmarks.memory              # the table of docs/your-student.md
+    python -m benchmarks.memory --measure    # small models on the processor: estimate and measurement
 
-Nothing is loaded and no GPU is needed: the architectures are written down below, as their model cards
-have them, and sizes follow from shapes.
+For the table nothing is loaded and no GPU is needed: the architectures are written down below, as their
+model cards have them, and sizes follow from shapes.
+
+To measure, a process of its own trains a small model with random weights on the processor. It has
+trained a toy of the same architecture in the same way before, so that all libraries are there, and it
+gives blocks back at once, as a training does whose memory was weighed. Measured is its peak resident
+memory, from loading to the saved model, above what it had before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import Contestant, Figures, Work, table
 from transformers import AutoConfig
 
 from rightcall.train.config import TrainConfig
 from rightcall.train.memory import estimate, step_at_most
+from rightcall.train.trainer import dry_run, train
 
 LLAMA = {"model_type": "llama", "vocab_size": 128256, "max_position_embeddings": 131072}
 QWEN2 = {"model_type": "qwen2", "vocab_size": 151936, "max_position_embeddings": 32768}
@@ -87,6 +101,116 @@ def lines() -> Iterator[str]:
         yield f"| {name.rpartition('/')[2]} | {' | '.join(cells)} |"
 
 
+# --- estimate and measurement ----------------------------------------------------------------------
+
+SMALL: dict[str, dict[str, Any]] = {
+    "llama": {"vocab_size": 16384, **_shape(512, 1408, 6, 8, 4, False)},
+    "qwen2": {"vocab_size": 32768, **_shape(512, 1408, 6, 8, 2, True)},
+    "mistral": {"vocab_size": 8192, "sliding_window": None, **_shape(640, 1792, 5, 10, 2, False)},
+}
+"""By model type."""
+TOY: dict[str, Any] = {"vocab_size": 8192, **_shape(64, 128, 2, 4, 2, False)}
+
+MEASURED: dict[str, dict[str, Any]] = {
+    "full": {"tune": "full"},
+    "LoRA": {},
+    "LoRA, recomputed": {"gradient_checkpointing": True},
+    "QLoRA": {"quantize": "4bit"},
+}
+STEPS, ROWS = 2, 4
+"""Optimiser steps, and pairs in each."""
+
+
+def pairs(path: Path, words: int) -> Path:
+    """Pairs whose sides share a prompt, of made-up words."""
+    draw = random.Random(0)
+
+    def said(role: str, count: int) -> list[dict[str, str]]:
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        made = ("".join(draw.choices(letters, k=3)) for _ in range(count))
+        return [{"role": role, "content": " ".join(made)}]
+
+    rows = (
+        {
+            "prompt": said("user", words),
+            "chosen": said("assistant", words),
+            "rejected": said("assistant", words),
+            "problem_id": str(row),
+        }
+        for row in range(STEPS * ROWS)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def model_folder(folder: Path, kind: str, shape: dict[str, Any]) -> Path:
+    """A model with random weights, and the shipped student's tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rightcall.models.weights import load_tokenizer
+    from rightcall.tiny import path
+
+    torch.manual_seed(0)
+    make: Any = AutoModelForCausalLM.from_config
+    make(AutoConfig.for_model(kind, max_position_embeddings=4096, **shape)).save_pretrained(folder)
+    load_tokenizer(path("student")).save_pretrained(folder)
+    return folder
+
+
+def training(settings: dict[str, Any]) -> TrainConfig:
+    return TrainConfig(batch_size=ROWS, max_steps=STEPS, reference_cache=False, **settings)
+
+
+def make_training(toy: str, model: str, folder: str, settings: dict[str, Any]) -> Work:
+    """Trains the toy, so that only the model's own memory is to come."""
+    from rightcall.train.memory import give_back_at_once
+
+    give_back_at_once()
+    place, config = Path(folder), training(settings)
+    train(config, toy, pairs(place / "few.jsonl", 8), place / "toy", device="cpu")
+
+    def work() -> Figures:
+        return {"steps": train(config, model, place / "pairs.jsonl", place / "out", device="cpu").steps}
+
+    return work
+
+
+def measured(kinds: Sequence[str], words: int) -> Iterator[tuple[object, ...]]:
+    """Rows: model, parameters, way, tokens, estimate and measurement in MiB, their ratio."""
+    for kind in kinds:
+        with tempfile.TemporaryDirectory() as made:
+            model, toy = (
+                str(model_folder(Path(made) / name, kind, shape))
+                for name, shape in (("model", SMALL[kind]), ("toy", TOY))
+            )
+            for way, settings in MEASURED.items():
+                folder = Path(made) / way
+                folder.mkdir()
+                data = pairs(folder / "pairs.jsonl", words)
+                expected, _, _ = dry_run(training(settings), model, data, device="cpu")
+                with Contestant(
+                    way, make_training, toy, model, str(folder), settings, threads=1
+                ) as one:
+                    run = one.run()
+                held, known = run.peak_mb - run.start_mb, expected.total / 2**20
+                size = f"{expected.parameters / 1e6:.0f} M"
+                yield kind, size, way, expected.tokens, known, held, known / held
+
+
 if __name__ == "__main__":
-    for line in lines():
-        print(line, flush=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--measure", action="store_true", help="small models, on the processor")
+    parser.add_argument("--models", nargs="+", choices=SMALL, default=[*SMALL])
+    parser.add_argument("--words", type=int, default=40, help="of a prompt, and of a reply")
+    asked = parser.parse_args()
+    if asked.measure:
+        head = ("model", "size", "way", "tokens", "estimate, MiB", "measured, MiB", "ratio")
+        rows = []
+        for row in measured(asked.models, asked.words):
+            print(*row, file=sys.stderr)
+            rows.append(row)
+        print(table(head, rows))
+    else:
+        for line in lines():
+            print(line, flush=True)

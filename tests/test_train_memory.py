@@ -208,6 +208,30 @@ def test_a_dry_run_says_what_training_takes_and_writes_nothing(model, data, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_of_a_run_says_what_its_trainings_take_at_most(model, tmp_path):
+    def said(student: str) -> str:
+        text = "".join(
+            f'[tasks.{name}]\ntask = "math"\nproblems = {{ train = 2, validation = 2, test = 2 }}\n'
+            f'models = {{ teacher = {{ kind = "gold" }}, student = "{student}" }}\n'
+            for name in ("one", "two")
+        )
+        path = tmp_path / "run.toml"
+        path.write_text(f'name = "x"\n{text}')
+        lengths = [f"train.{m}.max_length=256" for m in ("sft", "dpo")]
+        settings = [x for s in lengths for x in ("--set", s)]
+        made = CliRunner().invoke(
+            app, ["run", str(path), "--root", str(tmp_path), *settings, "--dry-run"]
+        )
+        assert made.exit_code == 0, made.output
+        return " ".join(made.output.split())
+
+    output = said(str(model))
+    assert "one, two: sft would take at most" in output
+    assert "one, two: dpo would take at most" in output
+    assert "256 tokens" in output
+    assert "is not known" in said(str(tmp_path / "nowhere"))
+
+
 def test_flash_attention_is_taken_where_it_can_be(monkeypatch):
     assert padded_attention(TrainConfig(attention="sdpa"), "cpu") == "sdpa"
     for there in (False, True):

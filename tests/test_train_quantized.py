@@ -117,6 +117,25 @@ def test_recomputed_activations_give_the_same_adapter(models, data, tmp_path):
     assert all(torch.allclose(off[n], on_[n], atol=1e-6) for n in off)
 
 
+def test_gradients_are_the_same_after_the_model_was_measured(models):
+    """On processors with bfloat16 units bitsandbytes lays weights out anew when it evaluates: products
+    are then rounded to bfloat16, also when training goes on, and no gradient passes through."""
+    core = load_policy(config(), str(models["llama"]))
+    for name, parameter in core.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        core.train().zero_grad()
+        core(torch.arange(20)[None]).logits.square().mean().backward()
+        return {n: p.grad.clone() for n, p in core.named_parameters() if p.requires_grad}
+
+    before, shown = gradients(), logits(core)
+    torch.testing.assert_close(gradients(), before)
+    core.train()
+    torch.testing.assert_close(core(torch.arange(20)[None]).logits.detach(), shown)
+
+
 def test_norms_are_exact_and_the_large_tables_are_not_doubled(models):
     """At bfloat16 the norms are in float32; embeddings and head stay half as large."""
     core = load_policy(config(dtype="bfloat16"), str(models["qwen3"]))

@@ -1060,9 +1060,11 @@ def run(
     from rightcall import compare, terminal
 
     if dry_run:
-        from rightcall.estimate import estimate_run
+        from rightcall.estimate import estimate_run, memory_notes
 
         _say_estimates(estimate_run(loaded, root))
+        for note in memory_notes(loaded):
+            terminal.out().print(note, markup=False)
         return
     from rightcall.run import run_all
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem
 from rightcall.config import RunConfig, TaskRun
 from rightcall.dialects import DIALECTS
+from rightcall.errors import ConfigError
 from rightcall.models import Sampling
 from rightcall.models.spec import ModelSpec
 from rightcall.models.usage import Cap, Price, Usage
@@ -23,6 +24,7 @@ from rightcall.report.data import ROLES
 from rightcall.rollout import Budget, Enough, Setting
 from rightcall.task import load_task
 from rightcall.terminal import table
+from rightcall.train.trainer import TrainConfig, at_most
 
 FEW = 8
 """Chains from which habits are measured; of fewer they are assumed."""
@@ -246,6 +248,32 @@ def estimate_run(config: RunConfig, root: Path) -> list[Estimate]:
         for name, settings in config.tasks.items()
         for made in _estimate_task(name, settings, config.seed, root / config.name / name)
     ]
+
+
+def memory_notes(config: RunConfig) -> Iterator[str]:
+    """What the trainings of a run take at most. There are no pairs yet: so every row is as long as
+    `max_length` allows, and shares nothing."""
+    alike: dict[str, tuple[list[str], ModelSpec, TrainConfig]] = {}
+    for name, settings in config.tasks.items():
+        student = settings.models.student
+        for trained in (settings.train.sft, settings.train.dpo):
+            key = student.model_dump_json() + trained.model_dump_json()
+            alike.setdefault(key, ([], student, trained))[0].append(name)
+    for names, spec, training in alike.values():
+        yield f"{', '.join(names)}: {training.method} {_memory_note(spec, training)}"
+
+
+def _memory_note(student: ModelSpec, trained: TrainConfig) -> str:
+    try:
+        made, longest = at_most(trained, student.weights)
+    except ConfigError as error:
+        return f"would take memory that is not known: {error}"
+    gib = [f"{size / 2**30:.1f} GiB" for size in (made.total, made.free or 0)]
+    given = "" if trained.max_length else " (the model's window: set max_length)"
+    return (
+        f"would take at most {gib[0]} of {made.device} memory, {gib[1]} are free here; at most: rows "
+        f"of {longest:,} tokens{given} that share nothing"
+    )
 
 
 def _estimate_task(name: str, settings: TaskRun, seed: int, folder: Path) -> Iterator[Estimate]:

@@ -76,14 +76,14 @@ def load_model(
     remedy = "Give a folder with config.json, tokenizer and *.safetensors, or a hub id."
     with _explained("a model", path, remedy):
         model: Any = AutoModelForCausalLM.from_pretrained(path, **options)
-    _keep_gradients(model)
+    _exact_products(model)
     return model if quantization or device is None else model.to(device)
 
 
-def _keep_gradients(model: Any) -> None:
-    """Where a processor has AVX512-BF16, a pass of bitsandbytes without gradients, such as that of a
-    reference, would pack 4-bit weights for a kernel that has none: trained after it, no adapter below
-    another layer would get any, or the pass would fail."""
+def _exact_products(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew in the first pass without gradients (that of a
+    reference, say), as it does on processors with AVX512-BF16: from then on products are rounded to
+    bfloat16, and no gradient passes through them to an adapter below."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -20,8 +20,8 @@ from rightcall.train.config import (
 )
 
 __all__ = [
-    "Lora", "MemoryEstimate", "OnEstimate", "OnLog", "TrainConfig", "TrainResult", "Weights", "dry_run",
-    "train",
+    "Lora", "MemoryEstimate", "OnEstimate", "OnLog", "TrainConfig", "TrainResult", "Weights", "at_most",
+    "dry_run", "train",
 ]  # fmt: skip
 
 
@@ -69,3 +69,18 @@ def dry_run(
 
     start = Weights(str(model), None if adapter is None else str(adapter))
     return loop.dry_run(config, start, Path(data), device)
+
+
+def at_most(
+    config: TrainConfig, model: str | Path, *, device: str | None = None
+) -> tuple[MemoryEstimate, int]:
+    """What `train` would take of data that is not there yet: memory, with every row as long as it may
+    be and nothing shared; and how long that is, in tokens. No weights are loaded. Raises `ConfigError`
+    if the model's config cannot be read."""
+    from rightcall.train import memory, policy
+
+    architecture = memory.load_architecture(model)
+    place, window = policy.training_device(device), policy.context_window(architecture)
+    made = memory.estimate(config, memory.step_at_most(config, window), architecture, device=place)
+    made = made.model_copy(update={"free": memory.free_memory(place)})
+    return made, min(config.max_length or window, window)
