@@ -87,8 +87,6 @@ class Amounts:
     """Generated problems that the student's own chains are collected on, besides ProofWriter's."""
     samples: int = 2
     """Chains of the student per problem."""
-    further: int = 1_500
-    """Generated problems that the chains of a first control are collected on, for the control."""
     on_policy: int = 100
     """Problems of each kind that the control's own chains are collected on."""
     limit: int | None = None
@@ -105,7 +103,6 @@ QUICK = Amounts(
     prompted_tokens=2e4,
     mistaken_tokens=2e4,
     generated=12,
-    further=12,
     samples=2,
     limit=12,
 )
@@ -335,13 +332,12 @@ def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> 
     prontoqa = ProntoQaTask(str(data / "prontoqa"), shares={"test": 100})
     rules = RulesTask(made_up=MADE_UP, kinds=KINDS)
     learned = list(proofwriter.problems("train", amounts.limit, seed))
-    every = list(rules.problems("train", amounts.generated + amounts.further, SEED + 10 + seed))
-    generated, further = every[: amounts.generated], every[amounts.generated :]
+    generated = list(rules.problems("train", amounts.generated, SEED + 10 + seed))
     tests: dict[str, tuple[Task, list[Problem]]] = {
         task.name: (task, list(task.problems("test", amounts.limit, seed)))
         for task in (proofwriter, prontoqa)
     }
-    _check_leaks([*learned, *every], [p for _, problems in tests.values() for p in problems])
+    _check_leaks([*learned, *generated], [p for _, problems in tests.values() for p in problems])
 
     recorded = work / "recorded.jsonl"
     logs = sorted((data / "recorded").glob("logic_lm_proofwriter_*.jsonl"))
@@ -356,14 +352,8 @@ def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> 
     clock.done("own chains of the base")
     rows = right_ones([recorded, own], runs / "right.jsonl")
     sft = TrainConfig(method="sft", tune="full", learning_rate=2e-4, epochs=2, batch_size=16, seed=seed)
-    first = train(sft, base, runs / "right.jsonl", runs / "first").output
+    control = train(sft, base, runs / "right.jsonl", runs / "control").output
     clock.done(f"SFT on {rows} right chains")
-    own_again = runs / "first.chains.jsonl"
-    chains_of(spec_of(first, "first", threads), [(rules, further)], 1, own_again, seed)
-    clock.done("own chains of this first control")
-    rows = right_ones([recorded, own, own_again], runs / "right.more.jsonl")
-    control = train(sft, base, runs / "right.more.jsonl", runs / "control").output
-    clock.done(f"SFT on {rows} right chains, from the base again")
 
     on_policy = runs / "control.chains.jsonl"
     some = [(task, problems[: amounts.on_policy]) for task, problems in wanted]
@@ -371,7 +361,7 @@ def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> 
     clock.done("own chains of the control")
     settings = PairConfig(strategies={"step": 1.0}, mix_sources=True, max_per_problem=4, seed=seed)
     made = write_pairs(
-        make_pairs(_chains([recorded, own, own_again, on_policy]), settings),
+        make_pairs(_chains([recorded, own, on_policy]), settings),
         runs / "pairs.jsonl",
         test=[p for _, problems in tests.values() for p in problems],
     )

@@ -46,7 +46,7 @@ def test_every_stage_runs_from_nothing_to_the_tables(
     monkeypatch.setattr(proof, "BUDGET", Budget(steps=8, tokens=400))
     tokens = dict.fromkeys(("short_tokens", "full_tokens", "prompted_tokens", "mistaken_tokens"), 2e3)
     little = proof.Amounts(
-        short=8, full=6, mistaken=6, words=60, **tokens, generated=2, further=2, samples=1, limit=4
+        short=8, full=6, mistaken=6, words=60, **tokens, generated=2, samples=1, limit=4
     )
     tables = proof.prove(shared_data, tmp_path, 0, 1, little)
     for name in ("proofwriter |    base", "prontoqa    |   tuned", "gpt-4", "text-davinci-003"):
