@@ -151,3 +151,17 @@ def test_attention_that_a_tree_cannot_do_is_refused(options):
     query, key, value = inputs(packed.unique, 2, 2, torch.float32)
     with pytest.raises(CannotPack):
         attention(Layer(), query, key, value, None, **{"rightcall_tree": Tree.of(packed), **options})
+
+
+def test_in_half_precision_gradients_are_those_of_single_precision_but_for_rounding():
+    packed = branching(5, 200, 2, 3)
+    grads = []
+    for dtype in (torch.float32, torch.bfloat16):
+        found = inputs(packed.unique, 2, 2, torch.bfloat16)
+        made, _ = attention(
+            Layer(), *(t.to(dtype) for t in found), None, rightcall_tree=Tree.of(packed)
+        )
+        made.float().square().sum().backward()
+        grads.append([t.grad.float() for t in found])
+    for exact, rounded in zip(*grads, strict=True):
+        assert (exact - rounded).norm() < 0.02 * exact.norm()

@@ -211,7 +211,7 @@ class _TreeAttention(torch.autograd.Function):
                 if isinstance(place, slice):
                     whole[:, :, place] += part
                 else:
-                    whole.index_add_(2, place, part)
+                    whole.index_add_(2, place, part.to(whole.dtype))
         return (*made, None, None)
 
 
@@ -247,6 +247,8 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by query, key and value, of this product's share in the whole output `out`."""
     if _has_flash(q.device):
+        if q.shape[2] <= _QUERIES:  # in half precision the kernel is two to three times slower there
+            grad, q, k, v, out = (_wide(x) for x in (grad, q, k, v, out))
         made: tuple[Tensor, Tensor, Tensor] = (
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 grad,
