@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from local_server import LocalHandler, LocalServer
-from rightcall.chain import Chain, ChainStore, Outcome, Problem
+from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
 from rightcall.config import differing_keys, resolve
 from rightcall.errors import CapReached, ConfigError, ModelError
 from rightcall.estimate import FEW, estimate, estimate_run, expected_samples
@@ -200,6 +201,82 @@ def test_a_server_that_is_gone_ends_a_collection_rather_than_every_chain_of_it(t
         with pytest.raises(ModelError, match="answered 500"):
             collected(server.url, tmp_path / "chains.jsonl", count=100, max_retries=1)
         assert len(server.attempts) < 40
+
+
+def echo(**fields: Any) -> str:
+    return json.dumps({"model": "m", **json.loads(completion("x")), **fields})
+
+
+def choice(finish: str | None = "stop", **message: Any) -> list[dict[str, Any]]:
+    return [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", **message}}]
+
+
+ECHOES: dict[str, Fault] = {
+    "an error": lambda handler: handler.send(echo(error={"message": f"bad key {KEY}", "code": 401})),
+    "an error without a code": lambda handler: handler.send(echo(error=f"bad key {KEY}")),
+    "no choices": lambda handler: handler.send(json.dumps({"detail": KEY})),
+    "a long answer": lambda handler: handler.send(json.dumps({"x": "x" * 184 + KEY, "choices": 0})),
+    "no text": lambda handler: handler.send(echo(choices=choice(content={"key": KEY}))),
+    "no call": lambda handler: handler.send(echo(choices=choice(content=KEY, tool_calls=[KEY]))),
+    "a finish": lambda handler: handler.send(echo(choices=choice(KEY, content="x"))),
+    "a model": lambda handler: handler.send(echo(model=f"gateway of {KEY}")),
+    "a reply": lambda handler: handler.send(echo(choices=choice(content=f"add({KEY})"))),
+    "no JSON": lambda handler: handler.send(f"<html>{KEY}"),
+    "a redirect": lambda handler: handler.send("", 302, location=f"http://host/{KEY}/"),
+    "a refusal": lambda handler: handler.send(KEY, 400),
+    "a long refusal": lambda handler: handler.send("x" * 290 + KEY, 400),
+    "a refused key": lambda handler: handler.send(json.dumps({"error": {"message": KEY}}), 401),
+    "a failure": lambda handler: handler.send(json.dumps({"message": KEY, "code": KEY}), 500),
+    "a long wait": lambda handler: handler.send(KEY, 429, retry_after="9999"),
+}
+
+
+@pytest.mark.parametrize("name", ECHOES)
+def test_a_key_that_the_server_echoes_is_in_no_chain_and_in_no_message(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    said = ""
+    asked = replace(setting(), dialect="native" if name == "no call" else "python")
+    with Teacher(lambda body, attempt: ECHOES[name]) as server:
+        options: dict[str, Any] = {"api_key_env": "MY_KEY", "max_retries": 1}
+        with OpenAICompatible("m", server.url, **options) as model:
+            try:
+                collect(asked, model, problems(2), 1, tmp_path / "chains.jsonl")
+            except ModelError as error:
+                said = f"{error} {error!r} {error.__cause__} {error.__context__}"
+    written = (tmp_path / "chains.jsonl").read_text()
+    assert written.count("\n") == 2
+    for length in range(8, len(KEY)):
+        assert KEY[:length] not in written + said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ({"message": "Incorrect API key", "code": 401}, "answered 401 (Incorrect API key"),
+        ({"message": "no credit", "code": "402"}, "answered 402 (no credit"),
+        ({"message": "try later", "code": 503}, "answered 503 (try later"),
+        ({"message": "oh", "code": "teapot"}, "answered with an error (oh teapot)"),
+        ("oh", 'answered with an error ({"error": "oh"'),
+    ],
+)
+def test_an_error_in_an_answer_of_200_is_that_error(error: object, said: str, tmp_path: Path) -> None:
+    body = json.dumps({"error": error, "choices": []})
+    with Teacher(lambda body_, attempt: lambda handler: handler.send(body)) as server:
+        store = None
+        with contextlib.suppress(ModelError):
+            store = collected(server.url, tmp_path / "chains.jsonl", count=1, samples=1, max_retries=1)
+    store = store or ChainStore(tmp_path / "chains.jsonl")
+    ((chain,),) = [[*store.latest()]]
+    assert said in str(chain.error)
+
+
+def test_an_error_in_an_answer_of_200_may_say_that_the_conversation_is_too_long(tmp_path: Path) -> None:
+    body = json.dumps({"error": {"message": "maximum context length is 4096 tokens"}})
+    with Teacher(lambda body_, attempt: lambda handler: handler.send(body)) as server:
+        store = collected(server.url, tmp_path / "chains.jsonl", count=1, samples=1)
+    assert [chain.stop_reason for chain in store.latest()] == [StopReason.CONTEXT_WINDOW]
 
 
 # --- the cache -------------------------------------------------------------------------------------

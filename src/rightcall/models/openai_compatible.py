@@ -10,7 +10,6 @@ model, a quota or a cap that is used up) stops the model: see `ChatModel.stopped
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import os
 import random
@@ -18,7 +17,6 @@ import re
 import time
 import urllib.request
 from collections.abc import Mapping
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +26,23 @@ import yarl
 from rightcall import files, sandbox
 from rightcall.errors import CapReached, ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
+from rightcall.models.completions import (
+    MAX_REPLY_CHARACTERS,
+    Lasting,
+    Passing,
+    bad,
+    error_status,
+    error_text,
+    read_completion,
+    read_usage,
+    retry_after,
+    same_model,
+)
 from rightcall.models.open_requests import OpenRequests
 from rightcall.models.replies import ReplyCache, request_key
 from rightcall.models.url import checked_url
 from rightcall.models.usage import Cap, Ledger, Price, Purse, Usage
-from rightcall.native import from_server, structured, tools_of
+from rightcall.native import structured, tools_of
 from rightcall.settings import without_user
 
 TOO_LONG = re.compile(
@@ -51,12 +61,6 @@ OPENAI_KEY = "OPENAI_API_KEY"
 OPENAI_ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 """Headers for it alone, and the variables that hold them."""
 
-CHARACTERS_PER_TOKEN = 4
-"""By which tokens are estimated where a server does not count them: about right for English. A
-budget of tokens must not be endless there."""
-
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
 FIRST_WAIT, LONGEST_BACK_OFF = 0.5, 8.0
 """Seconds before the second attempt; each further wait is twice as long, up to the longest."""
 
@@ -67,8 +71,6 @@ BAD_REPLY_RETRIES = 2
 """How often a request is sent again after an answer that is no reply of the model: it may have been
 paid for, and may be what this server always says."""
 
-MAX_REPLY_CHARACTERS = 1_000_000
-"""A longer reply is taken for a broken server."""
 MAX_BODY = 16 * MAX_REPLY_CHARACTERS
 """Bytes of an answer."""
 
@@ -77,8 +79,10 @@ PASSING = {408, 409, 425, 429}
 LASTING = {401, 402, 404}
 """Statuses that any other request would get, too."""
 
-MOST_TOKENS = 10**9
-"""A server that counts more than that in a reply does not count."""
+MAX_FAULT, MAX_SAID, MAX_VALUE = 400, 300, 200
+"""Characters of an error, of what the server said in it, and of its value."""
+LONG_KEY = 16
+"""Characters from which a key in a reply cannot be there by chance: it is hidden there, too."""
 
 
 class OpenAICompatible(ChatModel):
@@ -242,11 +246,11 @@ class OpenAICompatible(ChatModel):
                 return self.stopped
             try:
                 reply = await self._attempt(session, request, body)
-            except _Lasting as fault:
+            except Lasting as fault:
                 return self._stop(fault.error)
             except ModelError as error:
                 return error
-            except _Passing as fault:
+            except Passing as fault:
                 tried, bad = tried + 1, bad + fault.bad
                 if tried > self._max_retries or bad > BAD_REPLY_RETRIES:
                     return self._gave_up(fault)
@@ -267,7 +271,7 @@ class OpenAICompatible(ChatModel):
         longest = min(LONGEST_BACK_OFF, FIRST_WAIT * 2.0 ** (tried - 1))
         return longest * self._random.uniform(0.5, 1.0)
 
-    def _gave_up(self, fault: _Passing) -> ModelError:
+    def _gave_up(self, fault: Passing) -> ModelError:
         """Where nobody has been answered for a while, nobody will be."""
         self._failed += not fault.bad
         return self._stop(fault.error) if self._failed >= max(self.capacity, 8) else fault.error
@@ -277,13 +281,26 @@ class OpenAICompatible(ChatModel):
         return error
 
     async def _attempt(self, session: aiohttp.ClientSession, request: Request, body: bytes) -> Reply:
+        """One attempt. Whatever a server may say, here the key is taken out of it."""
+        try:
+            reply = await self._attempted(session, request, body)
+        except ModelError as error:
+            raise self._shown(error) from None
+        except (Passing, Lasting) as fault:
+            fault.error = self._shown(fault.error)
+            raise
+        if self._secret is None or len(self._secret) < LONG_KEY or self._secret not in reply.text:
+            return reply
+        return reply.model_copy(update={"text": self._hidden(reply.text)})
+
+    async def _attempted(self, session: aiohttp.ClientSession, request: Request, body: bytes) -> Reply:
         try:
             async with session.post(
                 self._url, data=body, proxy=self._proxy, allow_redirects=False
             ) as response:
                 raw = await _limited(response)
         except TimeoutError:
-            raise _Passing(
+            raise Passing(
                 ModelError(
                     "the server did not answer in time",
                     value=self.model,
@@ -291,29 +308,32 @@ class OpenAICompatible(ChatModel):
                 )
             ) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Passing(
+            raise Passing(
                 ModelError(
-                    f"cannot talk to the server ({self._clean(error)})",
+                    f"cannot talk to the server ({self._line(_said(error))})",
                     value=self._place,
                     remedy="Is it running, and is base_url right?",
                 )
             ) from None
         if response.status >= 300:
             return self._refused(response.status, response.headers, raw)
-        return self._read(raw, request, len(body))
+        return self._read(raw, response.headers, request, len(body))
 
-    def _read(self, raw: bytes, request: Request, characters: int) -> Reply:
+    def _read(self, raw: bytes, headers: Mapping[str, str], request: Request, characters: int) -> Reply:
         """The reply in an answer, counted; also where it is of no use, as it is paid for."""
         try:
             made = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise _bad(f"the server's answer is not a chat completion ({self._clean(error)})") from None
+            said = self._line(_said(error))
+            raise bad(f"the server's answer is not a chat completion ({said})") from None
         fields: dict[str, Any] = made if isinstance(made, dict) else {}
         counted = read_usage(fields.get("usage"))
         try:
+            if fields.get("error"):
+                return self._refused(error_status(fields["error"]), headers, raw)
             self._check_model(fields.get("model"))
             reply = read_completion(fields, request, counted)
-        except (ModelError, _Passing):
+        except (ModelError, Passing, Lasting):
             if counted.tokens:
                 self._purse.count(counted, characters)
             raise
@@ -325,23 +345,26 @@ class OpenAICompatible(ChatModel):
         if not isinstance(answered, str) or not answered or self._served_as == "*":
             return
         if not same_model(self._served_as, answered):
-            raise _bad(
+            raise bad(
                 f"another model than {self._served_as!r} answered",
                 value=answered,
                 remedy='If it is the one that is meant, set served_as to that name, or to "*".',
             )
 
     def _refused(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
-        """What an answer that is no success means. Raises unless the conversation is too long."""
-        text = _error_text(raw)
-        said = self._clean(text)
-        if status in (400, 413, 422) and TOO_LONG.search(text):
+        """What an answer that is no success means; a status of 200 is an error that names none. Raises
+        unless the conversation is too long."""
+        text = error_text(raw)
+        said = self._line(text)
+        if status in (200, 400, 413, 422) and TOO_LONG.search(text):
             return Reply(text="", finish_reason="context")
+        if status == 200:
+            raise bad(f"the server answered with an error ({said})", remedy="See the server's log.")
         if status < 400:
-            raise _Lasting(
+            raise Lasting(
                 ModelError(
                     f"the server answered {status}: the API is elsewhere",
-                    value=without_user(headers.get("Location", "")).partition("?")[0],
+                    value=headers.get("Location", "").partition("?")[0],
                     remedy="Give that address in base_url.",
                 )
             )
@@ -349,19 +372,19 @@ class OpenAICompatible(ChatModel):
             f"the server answered {status} ({said})", value=self.model, remedy=self._remedy(status)
         )
         if status in LASTING or (status == 429 and USED_UP.search(text)):
-            raise _Lasting(error)
+            raise Lasting(error)
         wait = retry_after(headers, time.time())
         if status not in PASSING and status < 500:
             raise error
         if wait is not None and wait > LONGEST_WAIT:
-            raise _Lasting(
+            raise Lasting(
                 ModelError(
                     f"the server answered {status} and is to be left alone for {wait:.0f} seconds",
                     value=self.model,
                     remedy="Run again then: what is finished is kept.",
                 )
             )
-        raise _Passing(error, wait=wait)
+        raise Passing(error, wait=wait)
 
     def _remedy(self, status: int) -> str:
         remedies = {
@@ -380,38 +403,26 @@ class OpenAICompatible(ChatModel):
         """The URL without the query."""
         return str(self._url.with_query(None))
 
-    def _clean(self, error: BaseException | str) -> str:
-        """What an error says, in a line without the key, and without URLs' users and queries."""
-        own = getattr(error, "message", None) or str(error)  # aiohttp's `str` holds the whole URL
-        text = " ".join(own.split())[:300] or type(error).__name__
-        text = without_user(text.replace(self._secret, "***") if self._secret else text)
+    def _shown(self, error: ModelError) -> ModelError:
+        """The error as it may be shown and kept: without the key, and cut."""
+        fault = self._hidden(error.fault)
+        if len(fault) > MAX_FAULT:
+            fault = fault[:MAX_FAULT] + "..."
+        value = None if error.value is None else self._hidden(str(error.value))[:MAX_VALUE]
+        return type(error)(fault, value=value, remedy=error.remedy)
+
+    def _line(self, text: str) -> str:
+        """What a server says, in a line of an error. It is cut when it holds no key: half of one is
+        found by nobody."""
+        return " ".join(self._hidden(text).split())[:MAX_SAID]
+
+    def _hidden(self, text: str) -> str:
+        """A text without the key, however it is quoted, and without URLs' users and queries."""
+        secret = self._secret or ""
+        for written in {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]} - {""}:
+            text = text.replace(written, "***")
         query = self._url.query_string
-        return text.replace(query, "***") if query else text
-
-
-class _Passing(Exception):
-    """An attempt failed in a way that may pass."""
-
-    def __init__(self, error: ModelError, *, wait: float | None = None, bad: bool = False) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.wait = wait
-        """Seconds that the server asked for."""
-        self.bad = bad
-        """It was answered, by no reply of the model."""
-
-
-class _Lasting(Exception):
-    """An attempt failed as every other would."""
-
-    def __init__(self, error: ModelError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _bad(fault: str, *, value: object = None, remedy: str = "") -> _Passing:
-    remedy = remedy or "Does base_url end where the API begins (often /v1)?"
-    return _Passing(ModelError(fault, value=value, remedy=remedy), bad=True)
+        return without_user(text.replace(query, "***") if query else text)
 
 
 def _key(name: str | None) -> str | None:
@@ -454,6 +465,11 @@ def _proxy(url: yarl.URL) -> str | None:
     return proxy if proxy.startswith("http") else None
 
 
+def _said(error: BaseException) -> str:
+    """What an error says; `str` of one of aiohttp's holds the whole URL."""
+    return getattr(error, "message", None) or str(error) or type(error).__name__
+
+
 async def _limited(response: aiohttp.ClientResponse) -> bytes:
     """The body of an answer; a `ClientPayloadError` if it is too long."""
     if (response.content_length or MAX_BODY) < MAX_BODY:
@@ -467,111 +483,9 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def _error_text(raw: bytes) -> str:
-    """What a server says of an error: the message and the code of OpenAI's form, or the body."""
-    text = raw[:65536].decode(errors="replace")
-    try:
-        error = json.loads(text)
-        error = error.get("error", error)
-        message, code = error["message"], error.get("code") or error.get("type") or ""
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return text
-    return f"{message} {code}".strip()
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that an answer asks to be left alone: of `Retry-After` (seconds, or a date, seen from
-    `now`) or `Retry-After-Ms`; None if it does not say.
-
-    >>> retry_after({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, now=15.0)
-    45.0
-    """
-    for name, unit in (("Retry-After-Ms", 1e-3), ("Retry-After", 1.0)):
-        value = headers.get(name, "").strip()
-        try:
-            return max(0.0, float(value) * unit)
-        except ValueError:
-            pass
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-        except (ValueError, OverflowError):
-            pass
-    return None
-
-
-def same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an answer is that of the model asked for: the same but for case and folders,
-    or a dated version of it.
-
-    >>> same_model("gpt-4o-mini", "gpt-4o-mini-2024-07-18"), same_model("gpt-4", "gpt-4-turbo")
-    (True, False)
-    """
-    wanted, found = (name.lower().rstrip("/").rpartition("/")[2] for name in (asked, answered))
-    wanted = wanted.removesuffix("-latest")
-    return found.startswith(wanted) and bool(
-        re.fullmatch(r"([-@:]\d[\d-]*|@.*|:latest)?", found[len(wanted) :])
-    )
-
-
-def read_usage(usage: object) -> Usage:
-    """The tokens that an answer counts; what it does not count is 0."""
-    table = usage if isinstance(usage, dict) else {}
-    details = table.get("prompt_tokens_details")
-    prompt = _count(table.get("prompt_tokens"))
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    return Usage(
-        requests=1,
-        prompt_tokens=prompt,
-        cached_tokens=min(cached, prompt),
-        completion_tokens=_count(table.get("completion_tokens")),
-    )
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
-
-
-def read_completion(made: Mapping[str, Any], request: Request, counted: Usage) -> Reply:
-    """The reply in a chat completion. Raises `ModelError` where the server withheld it; anything that
-    is no reply of the model is a fault that may pass."""
-    choices = made.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise _bad("the server's answer has no choices", value=str(made)[:200])
-    choice = choices[0] if isinstance(choices[0], dict) else {}
-    message, finish = choice.get("message"), choice.get("finish_reason")
-    text = message.get("content") if isinstance(message, dict) else None
-    if request.tools and isinstance(message, dict) and (made_calls := message.get("tool_calls")):
-        try:
-            text = from_server(text if isinstance(text, str) else None, made_calls)
-        except ValueError as error:
-            raise _bad(f"the server's tool calls cannot be read ({error})", value=str(choice)[:200])
-    if finish == "content_filter":
-        raise ModelError("the server's content filter withheld the reply")
-    if finish in ("error", "abort"):
-        raise _bad("the server gave a reply up", value=finish, remedy="See the server's log.")
-    cut = finish == "length"
-    if text is None and cut:
-        text = ""
-    if not isinstance(text, str) or len(text) > MAX_REPLY_CHARACTERS:
-        raise _bad("the server's reply is not text", value=str(choice)[:200])
-    return Reply(
-        # JSON can spell half of a surrogate pair; no file in UTF-8 could hold it.
-        text=LONE_SURROGATE.sub("\ufffd", text),
-        finish_reason="length" if cut else "stop",
-        prompt_tokens=counted.prompt_tokens
-        or _estimated(request.tools + "".join(turn["content"] for turn in request.messages)),
-        completion_tokens=counted.completion_tokens or _estimated(text),
-    )
-
-
 def _conversation(request: Request) -> dict[str, Any]:
     """What a request's body says of the conversation."""
     if not request.tools:
         return {"messages": request.messages}
     turns = structured(request.messages, "text")
     return {"messages": turns, "tools": tools_of(request.tools)}
-
-
-def _estimated(text: str) -> int:
-    """Tokens of a text, at least one: the end of a turn is one too."""
-    return max(1, ceil(len(text) / CHARACTERS_PER_TOKEN))

@@ -1,0 +1,169 @@
+"""What the answers of a server of chat completions say: replies, usage, errors, how long to wait.
+
+    read_completion(answer, request, read_usage(answer.get("usage"))) → Reply
+
+Servers that call themselves compatible differ in all that a schema leaves open, and a cut reply that
+passes for a whole one is learned from as a mistake of the model's. So what is not known to be a reply
+is none: it is raised, as a fault that may pass, one that lasts, or a `ModelError` of this request.
+Faults hold what the server said as it said it: whoever catches them hides the key and cuts them.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+from rightcall.errors import ModelError
+from rightcall.models import Reply, Request
+from rightcall.models.usage import Usage
+from rightcall.native import from_server
+
+CHARACTERS_PER_TOKEN = 4
+"""By which tokens are estimated where a server does not count them: about right for English. A
+budget of tokens must not be endless there."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+MAX_REPLY_CHARACTERS = 1_000_000
+"""A longer reply is taken for a broken server."""
+
+MOST_TOKENS = 10**9
+"""A server that counts more than that in a reply does not count."""
+
+
+class Passing(Exception):
+    """An attempt failed in a way that may pass."""
+
+    def __init__(self, error: ModelError, *, wait: float | None = None, bad: bool = False) -> None:
+        super().__init__()
+        self.error = error
+        self.wait = wait
+        """Seconds that the server asked for."""
+        self.bad = bad
+        """It was answered, by no reply of the model."""
+
+
+class Lasting(Exception):
+    """An attempt failed as every other would."""
+
+    def __init__(self, error: ModelError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def bad(fault: str, *, value: object = None, remedy: str = "") -> Passing:
+    remedy = remedy or "Does base_url end where the API begins (often /v1)?"
+    return Passing(ModelError(fault, value=value, remedy=remedy), bad=True)
+
+
+def error_text(raw: bytes) -> str:
+    """What a server says of an error: the message and the code of OpenAI's form, or the body."""
+    text = raw[:65536].decode(errors="replace")
+    try:
+        error = json.loads(text)
+        error = error.get("error", error)
+        message, code = error["message"], error.get("code") or error.get("type") or ""
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return text
+    return f"{message} {code}".strip()
+
+
+def error_status(error: object) -> int:
+    """The status that an error in an answer of 200 stands for; 200 where it does not say."""
+    code = error.get("code") if isinstance(error, dict) else None
+    code = int(code) if isinstance(code, str) and code.isdecimal() and len(code) == 3 else code
+    return code if type(code) is int and 400 <= code < 600 else 200
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that an answer asks to be left alone: of `Retry-After` (seconds, or a date, seen from
+    `now`) or `Retry-After-Ms`; None if it does not say.
+
+    >>> retry_after({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, now=15.0)
+    45.0
+    """
+    for name, unit in (("Retry-After-Ms", 1e-3), ("Retry-After", 1.0)):
+        value = headers.get(name, "").strip()
+        try:
+            return max(0.0, float(value) * unit)
+        except ValueError:
+            pass
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+        except (ValueError, OverflowError):
+            pass
+    return None
+
+
+def same_model(asked: str, answered: str) -> bool:
+    """Whether a name in an answer is that of the model asked for: the same but for case and folders,
+    or a dated version of it.
+
+    >>> same_model("gpt-4o-mini", "gpt-4o-mini-2024-07-18"), same_model("gpt-4", "gpt-4-turbo")
+    (True, False)
+    """
+    wanted, found = (name.lower().rstrip("/").rpartition("/")[2] for name in (asked, answered))
+    wanted = wanted.removesuffix("-latest")
+    return found.startswith(wanted) and bool(
+        re.fullmatch(r"([-@:]\d[\d-]*|@.*|:latest)?", found[len(wanted) :])
+    )
+
+
+def read_usage(usage: object) -> Usage:
+    """The tokens that an answer counts; what it does not count is 0."""
+    table = usage if isinstance(usage, dict) else {}
+    details = table.get("prompt_tokens_details")
+    prompt = _count(table.get("prompt_tokens"))
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    return Usage(
+        requests=1,
+        prompt_tokens=prompt,
+        cached_tokens=min(cached, prompt),
+        completion_tokens=_count(table.get("completion_tokens")),
+    )
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+
+
+def read_completion(made: Mapping[str, Any], request: Request, counted: Usage) -> Reply:
+    """The reply in a chat completion. Raises `ModelError` where the server withheld it; anything that
+    is no reply of the model is a fault that may pass."""
+    choices = made.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise bad("the server's answer has no choices", value=made)
+    choice = choices[0] if isinstance(choices[0], dict) else {}
+    message, finish = choice.get("message"), choice.get("finish_reason")
+    text = message.get("content") if isinstance(message, dict) else None
+    if request.tools and isinstance(message, dict) and (made_calls := message.get("tool_calls")):
+        try:
+            text = from_server(text if isinstance(text, str) else None, made_calls)
+        except ValueError as error:
+            raise bad(f"the server's tool calls cannot be read ({error})", value=choice)
+    if finish == "content_filter":
+        raise ModelError("the server's content filter withheld the reply")
+    if finish in ("error", "abort"):
+        raise bad("the server gave a reply up", value=finish, remedy="See the server's log.")
+    cut = finish == "length"
+    if text is None and cut:
+        text = ""
+    if not isinstance(text, str) or len(text) > MAX_REPLY_CHARACTERS:
+        raise bad("the server's reply is not text", value=choice)
+    return Reply(
+        # JSON can spell half of a surrogate pair; no file in UTF-8 could hold it.
+        text=LONE_SURROGATE.sub("\ufffd", text),
+        finish_reason="length" if cut else "stop",
+        prompt_tokens=counted.prompt_tokens
+        or _estimated(request.tools + "".join(turn["content"] for turn in request.messages)),
+        completion_tokens=counted.completion_tokens or _estimated(text),
+    )
+
+
+def _estimated(text: str) -> int:
+    """Tokens of a text, at least one: the end of a turn is one too."""
+    return max(1, ceil(len(text) / CHARACTERS_PER_TOKEN))
