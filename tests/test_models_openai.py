@@ -31,6 +31,11 @@ KEY = "sk-very-secret-value"
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
 
 
+CALLS = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}]
+TOOLS = '[{"type": "function", "function": {"name": "add", "parameters": {}}}]'
+CALLED = '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
+
+
 class FaultServer(LocalServer):
     """Answers each request with the next act of its script; the last one repeats."""
 
@@ -56,12 +61,18 @@ class Handler(LocalHandler):
 
 
 def says(
-    text: str | None,
-    finish: str = "stop",
+    text: str | list[Any] | None,
+    finish: str | None = "stop",
     usage: dict[str, Any] | None = USAGE,
     model: str = "m",
+    **message: Any,
 ) -> Callable[[Handler], None]:
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    choice: dict[str, Any] = {
+        "index": 0,
+        "finish_reason": finish,
+        "message": {"role": "assistant", "content": text},
+    }
+    choice["message"].update(message)
     body = {
         "id": "1",
         "object": "chat.completion",
@@ -270,6 +281,10 @@ def test_faults_that_outlast_the_retries_are_model_errors() -> None:
         (fails(429, "You exceeded your quota: insufficient_quota"), "insufficient_quota"),
         (fails(301, location="http://other/v1?key=hunter2"), "http://other/v1'"),
         (says("x", "content_filter"), "content filter"),
+        (says("x", "SAFETY"), "content filter"),
+        (says("x", None), "finish_reason = null"),
+        (says("x", "brevity"), """finish_reason = "brevity\""""),
+        (says(None, "tool_calls", tool_calls=CALLS), "Switch its tool parser off"),
     ],
 )
 def test_what_retries_cannot_mend_is_a_model_error_at_once(
@@ -291,12 +306,12 @@ def test_what_retries_cannot_mend_is_a_model_error_at_once(
         (sends("[" * 100_000), "not a chat completion"),
         (sends("{}"), "no choices"),
         (sends('{"choices": []}'), "no choices"),
-        (sends('{"choices": [null]}'), "not text"),
+        (sends('{"choices": [null]}'), "no message"),
         (sends('{"choices": "x"}'), "no choices"),
-        (sends('{"choices": [{"message": {"content": 5}}]}'), "not text"),
-        (sends('{"choices": [{"message": null}]}'), "not text"),
+        (sends('{"choices": [{"finish_reason": "stop", "message": {"content": 5}}]}'), "not text"),
+        (sends('{"choices": [{"message": null}]}'), "no message"),
         (sends("[1, 2]"), "no choices"),
-        (says(None), "not text"),
+        (says("x" * 1_000_001), "too long"),
         (says("x", "error"), "gave a reply up"),
         (says("x", model="n"), "another model than 'm'"),
     ],
@@ -356,14 +371,48 @@ def test_a_conversation_too_long_for_the_server_ends_as_context(message: str) ->
     assert reply == Reply(text="", finish_reason="context")
 
 
-def test_a_cut_reply_says_so_even_without_text() -> None:
-    with FaultServer(says("par", "length"), says(None, "length")) as server:
+@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+def test_a_cut_reply_says_so_by_whatever_name_and_even_without_text(finish: str) -> None:
+    with FaultServer(says("par", finish), says(None, finish)) as server:
         first, _ = answer(server)
         second, _ = answer(server)
     assert isinstance(first, Reply)
     assert isinstance(second, Reply)
     assert (first.text, first.finish_reason) == ("par", "length")
     assert (second.text, second.finish_reason) == ("", "length")
+
+
+@pytest.mark.parametrize("finish", ["stop", "STOP", "eos", "end_turn", "stop_sequence", "COMPLETE"])
+def test_a_reply_that_the_model_ended_is_whole_by_whatever_name(finish: str) -> None:
+    with FaultServer(says("add(2, 3)", finish)) as server:
+        reply, _ = answer(server)
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.finish_reason) == ("add(2, 3)", "stop")
+
+
+@pytest.mark.parametrize(
+    ("act", "tools", "text"),
+    [
+        (says(None), "", ""),
+        (says(None, refusal="no"), "", ""),
+        (says(None, tool_calls=[]), TOOLS, ""),
+        (says(None, reasoning_content="hm"), TOOLS, ""),
+        (says([{"type": "text", "text": "add("}, {"type": "text", "text": "2, 3)"}]), "", "add(2, 3)"),
+        (says([{"type": "thinking", "thinking": []}, {"type": "text", "text": "x"}]), "", "x"),
+        (says([]), "", ""),
+        (says("add(2, 3)", tool_calls=CALLS), "", "add(2, 3)"),
+        (says(None, "tool_calls", tool_calls=CALLS), TOOLS, CALLED),
+        (says(None, "function_call", function_call=CALLS[0]["function"]), TOOLS, CALLED),
+    ],
+)
+def test_a_reply_may_be_empty_in_parts_or_a_call(
+    act: Callable[[Handler], None], tools: str, text: str
+) -> None:
+    with FaultServer(act) as server:
+        reply, _ = answer(server, request(tools=tools))
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.finish_reason) == (text, "stop")
+    assert len(server.bodies) == 1
 
 
 def test_half_a_surrogate_pair_in_a_reply_is_replaced_so_that_chains_can_be_written() -> None:

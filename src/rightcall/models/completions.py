@@ -31,6 +31,16 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_REPLY_CHARACTERS = 1_000_000
 """A longer reply is taken for a broken server."""
 
+COMPLETE = {
+    *("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"),
+    *("tool_calls", "function_call", "tool_use"),
+}
+CUT = {"length", "max_tokens", "max_output_tokens", "model_length"}
+WITHHELD = {"content_filter", "safety"}
+GIVEN_UP = {"error", "abort", "cancelled"}
+"""Finish reasons, in whatever case: of a reply that the model ended itself, of one that was cut, of one
+that is not shown, and of one that the server did not finish."""
+
 MOST_TOKENS = 10**9
 """A server that counts more than that in a reply does not count."""
 
@@ -132,28 +142,19 @@ def _count(value: object) -> int:
 
 
 def read_completion(made: Mapping[str, Any], request: Request, counted: Usage) -> Reply:
-    """The reply in a chat completion. Raises `ModelError` where the server withheld it; anything that
-    is no reply of the model is a fault that may pass."""
+    """The reply in a chat completion. Raises `ModelError` where the server withheld it or it cannot be
+    told whether it is whole; anything else that is no reply of the model is a fault that may pass."""
     choices = made.get("choices")
     if not isinstance(choices, list) or not choices:
         raise bad("the server's answer has no choices", value=made)
     choice = choices[0] if isinstance(choices[0], dict) else {}
-    message, finish = choice.get("message"), choice.get("finish_reason")
-    text = message.get("content") if isinstance(message, dict) else None
-    if request.tools and isinstance(message, dict) and (made_calls := message.get("tool_calls")):
-        try:
-            text = from_server(text if isinstance(text, str) else None, made_calls)
-        except ValueError as error:
-            raise bad(f"the server's tool calls cannot be read ({error})", value=choice)
-    if finish == "content_filter":
-        raise ModelError("the server's content filter withheld the reply")
-    if finish in ("error", "abort"):
-        raise bad("the server gave a reply up", value=finish, remedy="See the server's log.")
-    cut = finish == "length"
-    if text is None and cut:
-        text = ""
-    if not isinstance(text, str) or len(text) > MAX_REPLY_CHARACTERS:
-        raise bad("the server's reply is not text", value=choice)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise bad("the server's answer holds no message", value=made)
+    cut = _was_cut(choice.get("finish_reason"))
+    text = _text(message, request)
+    if len(text) > MAX_REPLY_CHARACTERS:
+        raise bad("the server's reply is too long", value=f"{len(text)} characters")
     return Reply(
         # JSON can spell half of a surrogate pair; no file in UTF-8 could hold it.
         text=LONE_SURROGATE.sub("\ufffd", text),
@@ -162,6 +163,65 @@ def read_completion(made: Mapping[str, Any], request: Request, counted: Usage) -
         or _estimated(request.tools + "".join(turn["content"] for turn in request.messages)),
         completion_tokens=counted.completion_tokens or _estimated(text),
     )
+
+
+def _was_cut(finish: object) -> bool:
+    """Whether a reply is the beginning of one. Raises where there is no reply, or it cannot be told: a
+    cut reply that is taken for a whole one is learned from as a mistake of the model's."""
+    name = finish.lower() if isinstance(finish, str) else None
+    if name in WITHHELD:
+        raise ModelError("the server's content filter withheld the reply")
+    if name in GIVEN_UP:
+        raise bad("the server gave a reply up", value=finish, remedy="See the server's log.")
+    if name not in COMPLETE | CUT:
+        raise ModelError(
+            "the server does not say whether the reply is whole",
+            value=f"finish_reason = {json.dumps(finish)}",
+            remedy="Known: " + ", ".join(sorted(COMPLETE | CUT)) + ".",
+        )
+    return name in CUT
+
+
+def _text(message: Mapping[str, Any], request: Request) -> str:
+    """What a reply says. A model may end it without a word, or with nothing but thoughts or a refusal:
+    then it is empty."""
+    text = _joined(message.get("content"))
+    if text is None:
+        raise bad("the server's reply is not text", value=message)
+    calls = message.get("tool_calls") or _older_call(message.get("function_call"))
+    if not calls:
+        return text
+    if not request.tools:
+        if text:
+            return text
+        raise ModelError(
+            "the server made a tool call of the reply",
+            value=message,
+            remedy="Switch its tool parser off, or collect with the native dialect.",
+        )
+    try:
+        return from_server(text, calls)
+    except ValueError as error:
+        raise bad(f"the server's tool calls cannot be read ({error})", value=message) from None
+
+
+def _joined(content: object) -> str | None:
+    """A message's content as text, also where it comes in parts; None if it is something else."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else None
+    texts = [part.get("text") for part in content if isinstance(part, dict) and _spoken(part)]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _spoken(part: Mapping[str, Any]) -> bool:
+    return part.get("type", "text") in ("text", "output_text")
+
+
+def _older_call(call: object) -> list[dict[str, object]]:
+    """The one call of a message in the form before `tool_calls`."""
+    return [{"function": call}] if call else []
 
 
 def _estimated(text: str) -> int:
