@@ -123,7 +123,7 @@ def answer(
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("rightcall.models.openai_compatible.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("rightcall.models.pace.FIRST_WAIT", 0.01)
 
 
 def test_a_request_carries_sampling_seed_and_key() -> None:
@@ -283,6 +283,7 @@ def test_faults_that_outlast_the_retries_are_model_errors() -> None:
         (says("x", "content_filter"), "content filter"),
         (says("x", "SAFETY"), "content filter"),
         (says("x", None), "finish_reason = null"),
+        (says("x", model="n"), "another model than 'm'"),
         (says("x", "brevity"), """finish_reason = "brevity\""""),
         (says(None, "tool_calls", tool_calls=CALLS), "Switch its tool parser off"),
     ],
@@ -313,7 +314,6 @@ def test_what_retries_cannot_mend_is_a_model_error_at_once(
         (sends("[1, 2]"), "no choices"),
         (says("x" * 1_000_001), "too long"),
         (says("x", "error"), "gave a reply up"),
-        (says("x", model="n"), "another model than 'm'"),
     ],
 )
 def test_what_is_no_reply_of_the_model_is_asked_again_a_few_times(

@@ -6,6 +6,7 @@ same reply, whatever befalls the connection.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import itertools
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from rightcall.errors import CapReached, ConfigError, ModelError
 from rightcall.estimate import FEW, estimate, estimate_run, expected_samples
 from rightcall.models import Reply, Request, Sampling
 from rightcall.models.openai_compatible import OpenAICompatible
+from rightcall.models.pace import Pace
 from rightcall.models.replies import MAX_LINE, ReplyCache, request_key
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.models.usage import Cap, Ledger, Price, Usage
@@ -134,7 +137,7 @@ def faulty(share: float) -> Befalls:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rightcall.models.openai_compatible.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("rightcall.models.pace.FIRST_WAIT", 0.01)
 
 
 def setting(source: str = "teacher", seed: int = 0) -> Setting:
@@ -201,6 +204,66 @@ def test_a_server_that_is_gone_ends_a_collection_rather_than_every_chain_of_it(t
         with pytest.raises(ModelError, match="answered 500"):
             collected(server.url, tmp_path / "chains.jsonl", count=100, max_retries=1)
         assert len(server.attempts) < 40
+
+
+def limit(rate: float, burst: float, **headers: str) -> Befalls:
+    """So many requests a second, and no more than `burst` at once."""
+    left, last = burst, time.monotonic()
+
+    def fault(body: bytes, attempt: int) -> Fault | None:  # under the server's lock
+        nonlocal left, last
+        now = time.monotonic()
+        left, last = min(burst, left + (now - last) * rate), now
+        if left < 1:
+            return lambda handler: handler.send("{}", 429, **headers)
+        left -= 1
+        return None
+
+    return fault
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry_after_ms": "120"}, {"retry_after": "1"}])
+def test_a_limit_of_requests_costs_time_and_no_chain(
+    headers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rightcall.models.pace.FIRST_WAIT", 0.2)
+    with Teacher(limit(rate=8, burst=8, **headers)) as server:
+        with OpenAICompatible("m", server.url, capacity=64) as model:
+            store = collect(setting(), model, problems(10), 2, tmp_path / "chains.jsonl")
+        assert server.replies == 40
+        assert server.faults < 160
+    assert Outcome.ERRORED not in store.outcomes().values()
+
+
+def test_limits_that_outlast_all_patience_are_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rightcall.models.openai_compatible.LONGEST_REST", 0.1)
+    refused = partial(Handler.send, body="{}", status=429, retry_after="0.03")
+    with Teacher(lambda body, attempt: refused) as server:
+        store = collected(server.url, tmp_path / "chains.jsonl", count=1, samples=1)
+        assert 3 <= sum(server.attempts.values()) <= 5
+    assert store.counts()[Outcome.ERRORED] == 1
+
+
+def test_fewer_are_open_after_a_burst_of_refusals_and_more_with_each_answer() -> None:
+    async def widths() -> Iterator[float]:
+        pace, seen = Pace(8), []
+        async with pace.turn() as one, pace.turn() as other:
+            pace.refused(one, None)
+            pace.refused(other, None)  # of the same burst
+            seen.append(pace._width)
+        async with pace.turn() as third:
+            pace.refused(third, None)
+            seen.append(pace._width)
+        for _ in range(100):
+            pace.answered()
+            seen.append(pace._width)
+        return iter(seen)
+
+    first, second, *rest = asyncio.run(widths())
+    assert (first, second, rest[-1]) == (4, 2, 8)
+    assert rest == sorted(rest)
 
 
 def echo(**fields: Any) -> str:
@@ -378,6 +441,29 @@ def test_a_cap_stops_a_collection_that_goes_on_when_it_is_raised(tmp_path: Path)
     with Teacher() as server:
         assert told(store).keys() == told(collected(server.url, tmp_path / "free.jsonl")).keys()
     assert Outcome.ERRORED not in store.outcomes().values()
+
+
+def unusable(handler: Handler) -> None:
+    handler.send(json.dumps({**json.loads(completion("x")), "choices": []}))
+
+
+@pytest.mark.parametrize("fault", [unusable, lambda handler: handler.send(completion("x", "other"))])
+def test_a_cap_holds_where_answers_are_paid_for_and_of_no_use(fault: Fault, tmp_path: Path) -> None:
+    with (
+        Teacher(lambda body, attempt: fault) as server,
+        OpenAICompatible("m", server.url, capacity=8, cap=Cap(tokens=1500)) as model,
+    ):
+        with contextlib.suppress(ModelError):
+            collect(setting(), model, problems(), 4, tmp_path / "chains.jsonl")
+        used = model.usage
+    assert used.requests == sum(server.attempts.values())
+    assert 0 < used.tokens <= 1500
+
+
+def test_another_model_than_asked_for_is_not_asked_again(tmp_path: Path) -> None:
+    with Teacher(lambda body, attempt: lambda h: h.send(completion("x", "other"))) as server:
+        collected(server.url, tmp_path / "chains.jsonl", count=1, samples=4)
+        assert sum(server.attempts.values()) == 4
 
 
 def test_a_cap_on_tokens_needs_no_price_and_one_on_money_does() -> None:

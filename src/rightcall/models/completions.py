@@ -48,11 +48,20 @@ MOST_TOKENS = 10**9
 class Passing(Exception):
     """An attempt failed in a way that may pass."""
 
-    def __init__(self, error: ModelError, *, wait: float | None = None, bad: bool = False) -> None:
+    def __init__(
+        self,
+        error: ModelError,
+        *,
+        wait: float | None = None,
+        limited: bool = False,
+        bad: bool = False,
+    ) -> None:
         super().__init__()
         self.error = error
         self.wait = wait
         """Seconds that the server asked for."""
+        self.limited = limited
+        """It was too much for a limit of the server."""
         self.bad = bad
         """It was answered, by no reply of the model."""
 

@@ -2,9 +2,9 @@
 hosted ones.
 
 What passes is asked again: 408, 409, 425, 429, 5xx, timeouts, broken connections, and a few times an
-answer that is no reply of the model. The waits grow exponentially and are spread by chance, or are as
-long as the server's Retry-After says, for all requests. What will not pass (a refused key, an unknown
-model, a quota or a cap that is used up) stops the model: see `ChatModel.stopped`.
+answer that is no reply of the model. The waits grow exponentially and are spread by chance; where the
+server limits requests, all of them rest (see `rightcall.models.pace`). What will not pass (a refused
+key, an unknown model, a quota or a cap that is used up) stops the model: see `ChatModel.stopped`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import time
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from rightcall.models.completions import (
     same_model,
 )
 from rightcall.models.open_requests import OpenRequests
+from rightcall.models.pace import Pace, Turn
 from rightcall.models.replies import ReplyCache, request_key
 from rightcall.models.url import checked_url
 from rightcall.models.usage import Cap, Ledger, Price, Purse, Usage
@@ -61,11 +62,11 @@ OPENAI_KEY = "OPENAI_API_KEY"
 OPENAI_ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 """Headers for it alone, and the variables that hold them."""
 
-FIRST_WAIT, LONGEST_BACK_OFF = 0.5, 8.0
-"""Seconds before the second attempt; each further wait is twice as long, up to the longest."""
-
 LONGEST_WAIT = 60
 """Seconds of Retry-After beyond which the server is left alone instead."""
+
+LONGEST_REST = 300
+"""Seconds that a request may rest, all in all, on account of limits that do not count as failures."""
 
 BAD_REPLY_RETRIES = 2
 """How often a request is sent again after an answer that is no reply of the model: it may have been
@@ -137,11 +138,9 @@ class OpenAICompatible(ChatModel):
         )
         self._price = price
         self._purse = Purse(Ledger(self.name, usage_path), price, cap)
-        self._slots = asyncio.Semaphore(capacity)
-        self._resting_until = 0.0
+        self._pace = Pace(capacity)
         self._failed = 0
         """Requests in a row that the retries did not mend."""
-        self._random = random.Random()
         self._open: dict[str, Request] = {}
         self._requests = OpenRequests(self._ask, self._session)
 
@@ -195,7 +194,7 @@ class OpenAICompatible(ChatModel):
     def _session(self) -> aiohttp.ClientSession:
         key = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # `_slots` bounds them, and is not timed
+            connector=aiohttp.TCPConnector(limit=0),  # `_pace` bounds them, and is not timed
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             headers={"Content-Type": "application/json", **key, **self._account},
@@ -207,15 +206,7 @@ class OpenAICompatible(ChatModel):
         if self._cache is not None and (kept := self._cache.get(key)) is not None:
             self._purse.count(Usage(kept=1), 0)
             return kept
-        async with self._slots:
-            try:
-                held = await self._purse.hold(len(body), request.sampling.max_tokens)
-            except CapReached as error:
-                return self._stop(error)
-            try:
-                reply = await self._until_answered(session, request, body)
-            finally:
-                self._purse.settle(held)
+        reply = await self._until_answered(session, request, body)
         if self._cache is not None and isinstance(reply, Reply) and reply.finish_reason != "context":
             self._cache.put(key, reply)
         return reply
@@ -238,38 +229,44 @@ class OpenAICompatible(ChatModel):
     async def _until_answered(
         self, session: aiohttp.ClientSession, request: Request, body: bytes
     ) -> Reply | ModelError:
-        """Attempts until one is answered, or no more are due."""
-        tried = bad = 0
+        """Attempts until one is answered, or no more are due. Each is a turn of its own, and has room
+        under the cap of its own: an answer that is of no use is paid for, too."""
+        tries = _Tries()
         while True:
-            await self._rest()
-            if self.stopped is not None:
-                return self.stopped
-            try:
-                reply = await self._attempt(session, request, body)
-            except Lasting as fault:
-                return self._stop(fault.error)
-            except ModelError as error:
-                return error
-            except Passing as fault:
-                tried, bad = tried + 1, bad + fault.bad
-                if tried > self._max_retries or bad > BAD_REPLY_RETRIES:
-                    return self._gave_up(fault)
-                if not fault.wait:
-                    await asyncio.sleep(self._back_off(tried))
+            async with self._pace.turn() as turn:
+                if self.stopped is not None:
+                    return self.stopped
+                try:
+                    async with self._purse.held(len(body), request.sampling.max_tokens):
+                        reply = await self._attempt(session, request, body)
+                except Lasting as fault:
+                    return self._stop(fault.error)
+                except CapReached as error:
+                    return self._stop(error)
+                except ModelError as error:
+                    return error
+                except Passing as fault:
+                    wait = self._wait(tries, fault, turn)
+                    if tries.over(self._max_retries):
+                        return self._gave_up(fault)
                 else:
-                    self._resting_until = max(self._resting_until, time.monotonic() + fault.wait)
-            else:
-                self._failed = 0
-                return reply
+                    self._failed = 0
+                    self._pace.answered()
+                    return reply
+            await asyncio.sleep(wait)
 
-    async def _rest(self) -> None:
-        """Wait as long as the server asked for; not all go on at the same moment."""
-        while (left := self._resting_until - time.monotonic()) > 0:
-            await asyncio.sleep(left + self._random.random() * min(0.25 * left, 1.0))
-
-    def _back_off(self, tried: int) -> float:
-        longest = min(LONGEST_BACK_OFF, FIRST_WAIT * 2.0 ** (tried - 1))
-        return longest * self._random.uniform(0.5, 1.0)
+    def _wait(self, tries: _Tries, fault: Passing, turn: Turn) -> float:
+        """Count a failed attempt; the seconds that its request alone is to wait. A limit that others
+        get through, or that the server says the length of, is no failure, for a while."""
+        if not fault.limited and fault.wait is None:
+            tries.failed += 1
+            tries.bad += fault.bad
+            return self._pace.back_off(tries.failed)
+        passes = fault.limited and (fault.wait is not None or self._pace.answered_since(turn))
+        rest = self._pace.refused(turn, fault.wait)
+        tries.rested += rest if passes else 0.0
+        tries.refused = 0 if passes else tries.refused + 1
+        return 0.0
 
     def _gave_up(self, fault: Passing) -> ModelError:
         """Where nobody has been answered for a while, nobody will be."""
@@ -345,7 +342,7 @@ class OpenAICompatible(ChatModel):
         if not isinstance(answered, str) or not answered or self._served_as == "*":
             return
         if not same_model(self._served_as, answered):
-            raise bad(
+            raise ModelError(
                 f"another model than {self._served_as!r} answered",
                 value=answered,
                 remedy='If it is the one that is meant, set served_as to that name, or to "*".',
@@ -384,7 +381,7 @@ class OpenAICompatible(ChatModel):
                     remedy="Run again then: what is finished is kept.",
                 )
             )
-        raise Passing(error, wait=wait)
+        raise Passing(error, wait=wait, limited=status == 429)
 
     def _remedy(self, status: int) -> str:
         remedies = {
@@ -423,6 +420,24 @@ class OpenAICompatible(ChatModel):
             text = text.replace(written, "***")
         query = self._url.query_string
         return without_user(text.replace(query, "***") if query else text)
+
+
+@dataclass
+class _Tries:
+    """What became of a request so far."""
+
+    failed: int = 0
+    bad: int = 0
+    """Of these: answers that were no reply of the model."""
+    refused: int = 0
+    """Last, in a row, while nobody was answered."""
+    rested: float = 0.0
+    """Seconds, on account of limits."""
+
+    def over(self, max_retries: int) -> bool:
+        """Whether there is to be no other attempt."""
+        failed = self.failed + self.refused > max_retries or self.bad > BAD_REPLY_RETRIES
+        return failed or self.rested > LONGEST_REST
 
 
 def _key(name: str | None) -> str | None:

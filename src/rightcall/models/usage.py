@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -151,7 +153,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Held:
-    """The most that a request under way may use."""
+    """The most that an attempt under way may use."""
 
     tokens: int
     money: float
@@ -172,8 +174,18 @@ class Purse:
         self._held = Held(0, 0.0)
         self._freed = asyncio.Event()
 
-    async def hold(self, characters: int, max_tokens: int) -> Held:
-        """Wait until there is room for a request. Raises `CapReached` if there will be none."""
+    @asynccontextmanager
+    async def held(self, characters: int, max_tokens: int) -> AsyncIterator[None]:
+        """Room for an attempt, as soon as there is some. Raises `CapReached` if there will be none."""
+        most = await self._room(characters, max_tokens)
+        try:
+            yield
+        finally:
+            if self._cap is not None:
+                self._held = self._plus(most, -1)
+                self._wake()
+
+    async def _room(self, characters: int, max_tokens: int) -> Held:
         if self._cap is None:
             return Held(0, 0.0)
         while self.reached is None:
@@ -187,12 +199,6 @@ class Purse:
             else:
                 await self._freed.wait()
         raise self.reached
-
-    def settle(self, held: Held) -> None:
-        """A request is over."""
-        if self._cap is not None:
-            self._held = self._plus(held, -1)
-            self._wake()
 
     def _wake(self) -> None:
         self._freed.set()
