@@ -22,7 +22,8 @@ from local_server import LocalHandler, LocalServer
 from rightcall.chain import Message, Outcome
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import Reply, Request, Sampling
-from rightcall.models.openai_compatible import OpenAICompatible, retry_after, same_model
+from rightcall.models.completions import retry_after, same_model
+from rightcall.models.openai_compatible import OpenAICompatible
 from rightcall.rollout import Budget, Job, Setting, rollouts
 from tiny_models import build_tiny
 from toys import SumTask
@@ -196,6 +197,42 @@ def test_the_length_field_can_be_the_newer_one() -> None:
         answer(server, request(), length_field="max_completion_tokens")
     assert server.bodies[0]["max_completion_tokens"] == 256
     assert "max_tokens" not in server.bodies[0]
+
+
+def test_fields_that_a_server_refuses_can_be_omitted() -> None:
+    with FaultServer(says("x")) as server:
+        answer(server, request(seed=5), omit=["seed", "top_p"])
+    assert server.bodies[0].keys() == {"model", "messages", "temperature", "max_tokens"}
+
+
+def body(**fields: object) -> Callable[[Handler], None]:
+    return lambda handler: handler.send(json.dumps(fields), 400)
+
+
+@pytest.mark.parametrize(
+    ("act", "options", "remedy"),
+    [
+        (body(error={"message": "no seed", "param": "top_p"}), {}, 'omit = ["top_p"]'),
+        (body(error={"message": "Unrecognized argument: seed"}), {}, 'omit = ["seed"]'),
+        (body(detail=[{"loc": ["body", "seed"]}, {"loc": ["top_p"]}]), {}, 'omit = ["seed", "top_p"]'),
+        (body(message={"detail": "temperature"}), {}, 'omit = ["temperature"]'),
+        (body(error="seed and top_p"), {"omit": ["seed"]}, 'omit = ["top_p"]'),
+        (fails(422, "seedling"), {}, "left out with omit"),
+        (
+            fails(400, "Use 'max_completion_tokens' instead"),
+            {},
+            'length_field = "max_completion_tokens"',
+        ),
+    ],
+)
+def test_a_refusal_names_the_field_that_is_refused_and_how_to_leave_it_out(
+    act: Callable[[Handler], None], options: dict[str, Any], remedy: str
+) -> None:
+    with FaultServer(act) as server:
+        reply, _ = answer(server, **options)
+    assert isinstance(reply, ModelError)
+    assert remedy in reply.remedy
+    assert len(server.bodies) == 1
 
 
 @pytest.mark.parametrize(

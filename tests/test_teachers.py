@@ -342,6 +342,32 @@ def test_an_error_in_an_answer_of_200_may_say_that_the_conversation_is_too_long(
     assert [chain.stop_reason for chain in store.latest()] == [StopReason.CONTEXT_WINDOW]
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 422, 200])
+def test_a_collection_ends_when_all_conversations_are_refused_alike(
+    status: int, tmp_path: Path
+) -> None:
+    def refuses(handler: Handler) -> None:
+        said = {"error": {"message": "extra field: seed", "input": handler.asked["seed"]}}
+        handler.send(completion("x", "other") if status == 200 else json.dumps(said), status)
+
+    with Teacher(lambda body, attempt: refuses) as server:
+        with pytest.raises(ModelError) as caught:
+            collected(server.url, tmp_path / "chains.jsonl", count=100, samples=8)
+        assert sum(server.attempts.values()) <= 40  # the samples of the first problems
+    assert status == 200 or str(status) in str(caught.value)
+    assert status not in (400, 422) or 'omit = ["seed"]' in str(caught.value)
+
+
+def test_a_collection_goes_on_where_some_conversations_are_refused_alike(tmp_path: Path) -> None:
+    def some(body: bytes, attempt: int) -> Fault | None:
+        refused = b"What is 1" in body
+        return (lambda handler: handler.send("not this one", 400)) if refused else None
+
+    with Teacher(some) as server, OpenAICompatible("m", server.url, capacity=1) as model:
+        store = collect(setting(), model, reversed(problems(30)), 1, tmp_path / "chains.jsonl")
+    assert 4 < store.counts()[Outcome.ERRORED] < 30
+
+
 # --- the cache -------------------------------------------------------------------------------------
 
 
@@ -362,6 +388,31 @@ def test_the_same_chains_are_not_paid_for_twice(
     assert kept.count("\n") == 2 * paid
     assert not any(secret in kept for secret in (KEY, "someone", "What is", "127.0.0.1"))
     assert file.stat().st_mode & 0o077 == 0
+
+
+def test_samples_remain_different_where_no_seed_is_sent(tmp_path: Path) -> None:
+    replies = iter(range(1000))
+
+    def counts(handler: Handler) -> None:
+        handler.send(completion(f'stop("{next(replies)}")'))
+
+    with Teacher(lambda body, attempt: counts) as server:
+        options: dict[str, Any] = {"cache": True, "omit": ["seed"]}
+        store = collected(server.url, tmp_path / "a.jsonl", count=1, samples=4, **options)
+        assert len({chain.answer for chain in store.latest()}) == 4
+        again = collected(server.url, tmp_path / "b.jsonl", count=1, samples=4, **options)
+        assert sum(server.attempts.values()) == 4
+    assert told(again) == told(store)
+
+
+def test_a_reply_that_is_withheld_is_paid_for_once(tmp_path: Path) -> None:
+    filters: Fault = lambda handler: handler.send(completion("x", finish="content_filter"))  # noqa: E731
+    with Teacher(lambda body, attempt: filters) as server:
+        for _ in range(3):
+            store = collected(server.url, tmp_path / "chains.jsonl", 2, 3, cache=True)
+            errors = [chain.error for chain in store.latest()]
+            assert errors == ["the server's content filter withheld the reply."] * 6
+        assert sum(server.attempts.values()) == 6
 
 
 def test_two_writers_of_a_cache_read_each_other_and_a_cut_line_costs_only_itself(
@@ -468,12 +519,23 @@ def test_another_model_than_asked_for_is_not_asked_again(tmp_path: Path) -> None
 
 def test_a_cap_on_tokens_needs_no_price_and_one_on_money_does() -> None:
     ModelSpec.parse("http://host/v1#m", cap={"tokens": 5})
-    with pytest.raises(ConfigError, match="a cap on money needs a price"):
+    needs = r"^a cap on money needs a price: 'cap.money = 5'. Set price.prompt and price.completion"
+    with pytest.raises(ConfigError, match=needs):
         ModelSpec.parse("http://host/v1#m", cap={"money": 5})
     with pytest.raises(ConfigError, match="belongs to kind = 'openai'"):
         ModelSpec.parse("tiny:teacher", cap={"tokens": 5})
     with pytest.raises(ValidationError):
         Cap(tokens=0)
+
+
+def test_a_run_file_can_omit_only_what_a_collection_can_do_without() -> None:
+    def run(omit: list[str]) -> Any:
+        spec = {"kind": "openai", "base_url": "http://host/v1", "model": "m", "omit": omit}
+        return resolve({"name": "x", "models": {"teacher": spec}, "tasks": {"tiny-math": {}}})
+
+    assert run(["top_p"]).tasks["tiny-math"].models.teacher.omit == ["top_p"]
+    with pytest.raises(ConfigError, match="'messages'"):
+        run(["messages"])
 
 
 def test_a_run_goes_on_with_another_cap_but_not_with_another_model() -> None:
@@ -699,6 +761,32 @@ def test_collect_estimates_then_stops_at_its_cap_and_says_how_to_go_on(
     code, _, error = rightcall(*command, "--enough", "two")
     assert code == 2
     assert "not two numbers" in error
+
+
+def test_collect_and_evaluate_say_why_chains_errored_and_fail_if_all_did(
+    rightcall: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    def refuses(handler: Handler) -> None:
+        handler.send(json.dumps({"error": {"message": "Extra inputs: seed"}}), 422)
+
+    out, count = tmp_path / "chains.jsonl", ["--count", 2, "--out"]
+    with Teacher(lambda body, attempt: refuses) as server:
+        model = ["--model", f"{server.url}#m"]
+        code, _, error = rightcall("collect", SUMS, *count, out, *model)
+        assert code == 2
+        assert "8 × the server answered 422 (Extra inputs: seed)" in " ".join(error.split())
+        assert "every chain errored" in error
+        code, _, error = rightcall("evaluate", SUMS, *count, tmp_path / "eval.jsonl", *model)
+        assert code == 2
+        assert "2 × the server answered 422" in " ".join(error.split())
+        assert 'omit = ["seed"]' in error
+        server.fault = lambda body, attempt: refuses if json.loads(body)["seed"] % 2 else None
+        code, _, error = rightcall("collect", SUMS, *count, out, *model)
+        assert code == 0
+        assert "chains errored" in error
+        server.fault = lambda body, attempt: None
+        code, _, error = rightcall("collect", SUMS, *count, out, *model, "--with", 'omit=["top_p"]')
+        assert (code, "errored" in error) == (0, False)
 
 
 def test_a_spec_opens_a_model_with_all_of_this(tmp_path: Path) -> None:

@@ -402,6 +402,11 @@ def collect(
             terminal.out().print(terminal.outcome_table(str(out), ChainStore(out).latest()))
             if by.used:
                 terminal.out().print(by.used, markup=False)
+            terminal.say_errors(ChainStore(out))
+        if problems and not rollout.finished(setting, by.name, problems, samples, out):
+            raise DataError(
+                "every chain errored", value=str(out), remedy="Mend what is said above; run it again."
+            )
 
 
 # --- import and export --------------------------------------------------------------------------
@@ -957,6 +962,7 @@ def evaluate(
     """Accuracy on held-out problems at every step budget, and how the functions were used."""
     from rightcall import cluster, compare, rollout, terminal
     from rightcall import evaluate as evaluation
+    from rightcall.chain import ChainStore
     from rightcall.models.spec import ModelSpec
     from rightcall.settings import checked
 
@@ -973,7 +979,11 @@ def evaluate(
             source, len(problems) * (1 + config.samples) + min(config.counterfactual, len(problems))
         ) as on_chain,
     ):
-        result = evaluation.evaluate(held, by, problems, out, config, on_chain)
+        try:
+            result = evaluation.evaluate(held, by, problems, out, config, on_chain)
+        finally:
+            for file in (out, evaluation.samples_path(out), evaluation.counterfactual_path(out)):
+                terminal.say_errors(ChainStore(file))
     if as_json:
         print(result.model_dump_json(indent=2))
     else:

@@ -10,6 +10,7 @@ Faults hold what the server said as it said it: whoever catches them hides the k
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import re
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from rightcall.errors import ModelError
+from rightcall.errors import ModelError, Withheld
 from rightcall.models import Reply, Request
 from rightcall.models.usage import Usage
 from rightcall.native import from_server
@@ -25,6 +26,9 @@ from rightcall.native import from_server
 CHARACTERS_PER_TOKEN = 4
 """By which tokens are estimated where a server does not count them: about right for English. A
 budget of tokens must not be endless there."""
+
+OMITTABLE = ("seed", "top_p", "temperature")
+"""Fields of a request that some servers refuse, and that a collection can do without."""
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -89,6 +93,17 @@ def error_text(raw: bytes) -> str:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return text
     return f"{message} {code}".strip()
+
+
+def refused_fields(raw: bytes) -> list[str]:
+    """The fields of a request, of those that can be omitted, that a refusal names: in OpenAI's `param`,
+    or anywhere."""
+    text = raw[:65536].decode(errors="replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        param = json.loads(text)["error"]["param"]
+        if param in OMITTABLE:
+            return [param]
+    return [name for name in OMITTABLE if re.search(rf"\b{name}\b", text)]
 
 
 def error_status(error: object) -> int:
@@ -179,7 +194,7 @@ def _was_cut(finish: object) -> bool:
     cut reply that is taken for a whole one is learned from as a mistake of the model's."""
     name = finish.lower() if isinstance(finish, str) else None
     if name in WITHHELD:
-        raise ModelError("the server's content filter withheld the reply")
+        raise Withheld("the server's content filter withheld the reply")
     if name in GIVEN_UP:
         raise bad("the server gave a reply up", value=finish, remedy="See the server's log.")
     if name not in COMPLETE | CUT:

@@ -15,7 +15,8 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +25,11 @@ import aiohttp
 import yarl
 
 from rightcall import files, sandbox
-from rightcall.errors import CapReached, ConfigError, ModelError
+from rightcall.errors import CapReached, ConfigError, ModelError, Withheld
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.models.completions import (
     MAX_REPLY_CHARACTERS,
+    OMITTABLE,
     Lasting,
     Passing,
     bad,
@@ -35,6 +37,7 @@ from rightcall.models.completions import (
     error_text,
     read_completion,
     read_usage,
+    refused_fields,
     retry_after,
     same_model,
 )
@@ -72,6 +75,10 @@ BAD_REPLY_RETRIES = 2
 """How often a request is sent again after an answer that is no reply of the model: it may have been
 paid for, and may be what this server always says."""
 
+REFUSED_ALIKE = 4
+"""Conversations that are refused alike before any is answered, and what is asked is wrong, not what it
+is asked about."""
+
 MAX_BODY = 16 * MAX_REPLY_CHARACTERS
 """Bytes of an answer."""
 
@@ -92,10 +99,11 @@ class OpenAICompatible(ChatModel):
     `api_key_env` names the environment variable that holds the key. Without it OpenAI's own service
     gets that in OPENAI_API_KEY, and any other server (`base_url`) gets none. `timeout`: seconds
     that an attempt may take; `max_retries`: attempts after the first. `length_field`: newer hosted
-    models want "max_completion_tokens". `extra`: further fields of the request's body. `served_as`: the
-    name that the server gives the model in its replies, "*" for any; a reply of another model is
-    refused. `cache`: keep replies on disk, and read them there before asking. `price`, `cap`: see
-    `rightcall.models.usage`; `usage_path`: a file that keeps the count over processes.
+    models want "max_completion_tokens". `extra`: further fields of the request's body; `omit`: those of
+    `OMITTABLE` that are left out. `served_as`: the name that the server gives the model in its replies,
+    "*" for any; a reply of another model is refused. `cache`: keep replies on disk, and read them there
+    before asking. `price`, `cap`: see `rightcall.models.usage`; `usage_path`: a file that keeps the
+    count over processes.
 
     A reply's tokens are those that the server counts, or an estimate where it does not. Failures that
     retries do not mend are `ModelError`s, and never hold the key.
@@ -113,6 +121,7 @@ class OpenAICompatible(ChatModel):
         max_retries: int = 5,
         length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         extra: Mapping[str, Any] | None = None,
+        omit: Collection[str] = (),
         served_as: str | None = None,
         cache: bool = False,
         price: Price | None = None,
@@ -126,6 +135,7 @@ class OpenAICompatible(ChatModel):
         self._max_retries = max_retries
         self._length_field = length_field
         self._extra = dict(extra or {})
+        self._omit = [name for name in OMITTABLE if name in omit]
         self._served_as = served_as or model
         self._key_env = api_key_env or (OPENAI_KEY if base_url is None else None)
         self._secret = _key(self._key_env)
@@ -141,6 +151,8 @@ class OpenAICompatible(ChatModel):
         self._pace = Pace(capacity)
         self._failed = 0
         """Requests in a row that the retries did not mend."""
+        self._alike: defaultdict[str, set[str]] | None = defaultdict(set)
+        """What is said of refused conversations → the last turns of these; until one is answered."""
         self._open: dict[str, Request] = {}
         self._requests = OpenRequests(self._ask, self._session)
 
@@ -201,20 +213,25 @@ class OpenAICompatible(ChatModel):
         )
 
     async def _ask(self, session: aiohttp.ClientSession, request: Request) -> Reply | ModelError:
-        body = self._body(request)
-        key = request_key(self._server, body) if self._cache is not None else ""
+        fields = self._fields(request)
+        unsaid = {name: fields.pop(name) for name in self._omit}
+        body = json.dumps(fields).encode()
+        # Two samples of a problem remain two, also where their seeds are not sent.
+        asked = body + json.dumps(unsaid).encode() if unsaid else body
+        key = request_key(self._server, asked) if self._cache is not None else ""
         if self._cache is not None and (kept := self._cache.get(key)) is not None:
             self._purse.count(Usage(kept=1), 0)
             return kept
         reply = await self._until_answered(session, request, body)
-        if self._cache is not None and isinstance(reply, Reply) and reply.finish_reason != "context":
+        context = isinstance(reply, Reply) and reply.finish_reason == "context"
+        if self._cache is not None and isinstance(reply, (Reply, Withheld)) and not context:
             self._cache.put(key, reply)
         return reply
 
-    def _body(self, request: Request) -> bytes:
-        """Equal requests give equal bytes."""
+    def _fields(self, request: Request) -> dict[str, Any]:
+        """What a request's body says, always in the same order."""
         sampling = request.sampling
-        fields = {
+        return {
             "model": self.model,
             **_conversation(request),
             "temperature": sampling.temperature,
@@ -224,7 +241,6 @@ class OpenAICompatible(ChatModel):
             self._length_field: sampling.max_tokens,
             **self._extra,
         }
-        return json.dumps(fields).encode()
 
     async def _until_answered(
         self, session: aiohttp.ClientSession, request: Request, body: bytes
@@ -244,13 +260,15 @@ class OpenAICompatible(ChatModel):
                 except CapReached as error:
                     return self._stop(error)
                 except ModelError as error:
-                    return error
+                    return self._declined(request, error)
                 except Passing as fault:
                     wait = self._wait(tries, fault, turn)
                     if tries.over(self._max_retries):
                         return self._gave_up(fault)
                 else:
                     self._failed = 0
+                    if reply.finish_reason != "context":
+                        self._alike = None
                     self._pace.answered()
                     return reply
             await asyncio.sleep(wait)
@@ -272,6 +290,14 @@ class OpenAICompatible(ChatModel):
         """Where nobody has been answered for a while, nobody will be."""
         self._failed += not fault.bad
         return self._stop(fault.error) if self._failed >= max(self.capacity, 8) else fault.error
+
+    def _declined(self, request: Request, error: ModelError) -> ModelError:
+        """Where none was answered and several were refused alike, others will be, too."""
+        if self._alike is None or isinstance(error, Withheld):
+            return error
+        alike = self._alike[re.sub(r"\S*\d\S*", "#", str(error))]  # but for ids, seeds and the like
+        alike.add(request.messages[-1]["content"])
+        return self._stop(error) if len(alike) >= REFUSED_ALIKE else error
 
     def _stop(self, error: ModelError) -> ModelError:
         self.stopped = self.stopped or error
@@ -366,7 +392,7 @@ class OpenAICompatible(ChatModel):
                 )
             )
         error = ModelError(
-            f"the server answered {status} ({said})", value=self.model, remedy=self._remedy(status)
+            f"the server answered {status} ({said})", value=self.model, remedy=self._remedy(status, raw)
         )
         if status in LASTING or (status == 429 and USED_UP.search(text)):
             raise Lasting(error)
@@ -383,7 +409,9 @@ class OpenAICompatible(ChatModel):
             )
         raise Passing(error, wait=wait, limited=status == 429)
 
-    def _remedy(self, status: int) -> str:
+    def _remedy(self, status: int, raw: bytes) -> str:
+        if status in (400, 422):
+            return self._other_fields(raw)
         remedies = {
             401: f"Set the environment variable {self._key_env} to a valid key."
             if self._key_env
@@ -394,6 +422,15 @@ class OpenAICompatible(ChatModel):
         }
         lasting = "The failure outlasted the retries: see the server's log." if status >= 500 else ""
         return remedies.get(status, lasting)
+
+    def _other_fields(self, raw: bytes) -> str:
+        """What to change in requests that a server does not take."""
+        if self._length_field == "max_tokens" and b"max_completion_tokens" in raw:
+            return 'Set length_field = "max_completion_tokens".'
+        if named := [name for name in refused_fields(raw) if name not in self._omit]:
+            fields = " and ".join(named)
+            return f"If the server does not take {fields}, leave it out: omit = {json.dumps(named)}."
+        return "What it does not take can be left out with omit, and what it lacks added with extra."
 
     @property
     def _place(self) -> str:
