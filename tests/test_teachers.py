@@ -12,6 +12,8 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -469,6 +471,39 @@ def test_usage_is_counted_over_processes(tmp_path: Path) -> None:
         cached_tokens=10 * PROMPT_TOKENS // 4,
         completion_tokens=10 * COMPLETION_TOKENS,
     )
+
+
+def burst_then_silence(out: Path, server: Teacher) -> subprocess.Popen[bytes]:
+    """A collection in a process of its own, when it has read 20 replies and no more come."""
+    server.fault = lambda body, attempt: hangs if server.replies >= 20 else None
+    command = [*("-m", "rightcall", "collect", SUMS, "--out", out, "--count", 50)]
+    model = ["--model", f"{server.url}#m", "--with", "capacity=32"]
+    process = subprocess.Popen(list(map(str, [sys.executable, *command, *model])))
+    deadline = time.monotonic() + 120
+    while server.faults < 32:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_a_burst_of_replies_is_counted_within_a_second_also_if_a_kill_comes_then(
+    tmp_path: Path,
+) -> None:
+    with Teacher() as server:
+        process = burst_then_silence(tmp_path / "chains.jsonl", server)
+        time.sleep(1)
+        process.kill()
+        process.wait()
+    assert Ledger("m", tmp_path / "chains.usage.jsonl").total.requests == 20
+
+
+def test_a_collection_that_is_terminated_ends_as_one_that_is_interrupted(tmp_path: Path) -> None:
+    with Teacher() as server:
+        process = burst_then_silence(tmp_path / "chains.jsonl", server)
+        process.terminate()
+        assert process.wait(timeout=30) > 0  # not by the signal itself
+    assert Ledger("m", tmp_path / "chains.usage.jsonl").total.requests == 20
 
 
 def test_a_cap_stops_a_collection_that_goes_on_when_it_is_raised(tmp_path: Path) -> None:

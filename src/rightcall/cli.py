@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -105,6 +106,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other progr
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 checked and found wrong, 2 a user's mistake."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's end is as soft
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars: what a run does it says itself
     try:
         app(prog_name="rightcall")
