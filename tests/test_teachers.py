@@ -729,6 +729,26 @@ def test_the_estimate_of_a_run_writes_nothing_and_knows_what_is_left_out(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_estimate_of_a_run_counts_the_probes_of_its_evaluation(tmp_path: Path) -> None:
+    server = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    config = resolve(
+        {
+            "name": "x",
+            "models": {"teacher": {**server, "price": {"prompt": 1.0, "completion": 1.0}}},
+            "evaluate": {"counterfactual": 3},
+            "tasks": {"sums": {"task": SUMS, "problems": {"train": 5, "test": 4}}},
+        }
+    )
+    made = {one.label: one for one in estimate_run(config, tmp_path)}
+    whole, probes = made["sums: evaluate teacher"], made["sums: probe teacher"]
+    assert (whole.chains, whole.usage.requests) == (4, 8)
+    assert (probes.chains, probes.usage.requests) == (3, 3)  # of two calls the second
+    assert whole.money
+    assert probes.money
+    assert probes.usage.completion_tokens < whole.usage.completion_tokens
+    assert made["sums: probe base"].money is None
+
+
 def test_a_run_counts_what_its_teacher_uses_and_stops_at_the_cap_until_it_is_raised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
