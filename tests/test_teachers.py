@@ -842,6 +842,10 @@ def test_collect_and_evaluate_say_why_chains_errored_and_fail_if_all_did(
         server.fault = lambda body, attempt: None
         code, _, error = rightcall("collect", SUMS, *count, out, *model, "--with", 'omit=["top_p"]')
         assert (code, "errored" in error) == (0, False)
+        code, _, error = rightcall(
+            "evaluate", SUMS, *count, tmp_path / "eval.jsonl", *model, "--with", 'omit=["top_p"]'
+        )
+        assert (code, "errored" in error) == (0, False)
 
 
 def test_a_spec_opens_a_model_with_all_of_this(tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="tiny:teacher, tiny:student, a folder, a hub id, a server URL."),
 ]
+With = Annotated[
+    list[str] | None,
+    typer.Option("--with", metavar="KEY=VALUE", help="A setting of the model: price, cap, ..."),
+]
 ChainsFiles = Annotated[
     list[Path], typer.Argument(metavar="CHAINS", help="Chains files: of teacher, student, a search.")
 ]
@@ -357,10 +361,7 @@ def collect(
     dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
-    setting_of_model: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="KEY=VALUE", help="A setting of the model: price, cap, ..."),
-    ] = None,
+    setting_of_model: With = None,
     on_cluster: OnCluster = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -958,6 +959,7 @@ def evaluate(
     dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
+    setting_of_model: With = None,
     on_cluster: OnCluster = None,
     as_json: AsJson = False,
 ) -> None:
@@ -969,6 +971,7 @@ def evaluate(
     from rightcall.settings import checked
 
     config = checked(evaluation.EvaluateConfig, _table(setting))
+    spec = ModelSpec.parse(model, **_table(setting_of_model))
     loaded = _load(task, option)
     problems = list(loaded.problems(split, count, seed))
     wanted = loaded.function_set(_names(functions))
@@ -976,7 +979,7 @@ def evaluate(
     place = cluster.TaskSpec(task, _table(option), _names(functions))
     workers = _workers(on_cluster)
     with (
-        cluster.collector(workers, ModelSpec.parse(model), place, held, problems) as by,
+        cluster.collector(workers, spec, place, held, problems) as by,
         terminal.progress(
             source, len(problems) * (1 + config.samples) + min(config.counterfactual, len(problems))
         ) as on_chain,
