@@ -18,13 +18,19 @@ from local_server import LocalHandler, LocalServer
 from rightcall.chain import Message, Outcome
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import Reply, Request, Sampling
-from rightcall.models.openai_compatible import OpenAICompatible, retry_after, same_model
+from rightcall.models.completions import retry_after, same_model
+from rightcall.models.openai_compatible import OpenAICompatible
 from rightcall.rollout import Budget, Job, Setting, rollouts
 from tiny_models import build_tiny
 from toys import SumTask
 
 KEY = "sk-very-secret-value"
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+
+
+CALLS = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}]
+TOOLS = '[{"type": "function", "function": {"name": "add", "parameters": {}}}]'
+CALLED = '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
 
 
 class FaultServer(LocalServer):
@@ -52,12 +58,18 @@ class Handler(LocalHandler):
 
 
 def says(
-    text: str | None,
-    finish: str = "stop",
+    text: str | list[Any] | None,
+    finish: str | None = "stop",
     usage: dict[str, Any] | None = USAGE,
     model: str = "m",
+    **message: Any,
 ) -> Callable[[Handler], None]:
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
+    choice: dict[str, Any] = {
+        "index": 0,
+        "finish_reason": finish,
+        "message": {"role": "assistant", "content": text},
+    }
+    choice["message"].update(message)
     body = {
         "id": "1",
         "object": "chat.completion",
@@ -108,7 +120,7 @@ def answer(
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("rightcall.models.openai_compatible.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("rightcall.models.pace.FIRST_WAIT", 0.01)
 
 
 def test_a_request_carries_sampling_seed_and_key() -> None:
@@ -181,6 +193,42 @@ def test_the_length_field_can_be_the_newer_one() -> None:
         answer(server, request(), length_field="max_completion_tokens")
     assert server.bodies[0]["max_completion_tokens"] == 256
     assert "max_tokens" not in server.bodies[0]
+
+
+def test_fields_that_a_server_refuses_can_be_omitted() -> None:
+    with FaultServer(says("x")) as server:
+        answer(server, request(seed=5), omit=["seed", "top_p"])
+    assert server.bodies[0].keys() == {"model", "messages", "temperature", "max_tokens"}
+
+
+def body(**fields: object) -> Callable[[Handler], None]:
+    return lambda handler: handler.send(json.dumps(fields), 400)
+
+
+@pytest.mark.parametrize(
+    ("act", "options", "remedy"),
+    [
+        (body(error={"message": "no seed", "param": "top_p"}), {}, 'omit = ["top_p"]'),
+        (body(error={"message": "Unrecognized argument: seed"}), {}, 'omit = ["seed"]'),
+        (body(detail=[{"loc": ["body", "seed"]}, {"loc": ["top_p"]}]), {}, 'omit = ["seed", "top_p"]'),
+        (body(message={"detail": "temperature"}), {}, 'omit = ["temperature"]'),
+        (body(error="seed and top_p"), {"omit": ["seed"]}, 'omit = ["top_p"]'),
+        (fails(422, "seedling"), {}, "left out with omit"),
+        (
+            fails(400, "Use 'max_completion_tokens' instead"),
+            {},
+            'length_field = "max_completion_tokens"',
+        ),
+    ],
+)
+def test_a_refusal_names_the_field_that_is_refused_and_how_to_leave_it_out(
+    act: Callable[[Handler], None], options: dict[str, Any], remedy: str
+) -> None:
+    with FaultServer(act) as server:
+        reply, _ = answer(server, **options)
+    assert isinstance(reply, ModelError)
+    assert remedy in reply.remedy
+    assert len(server.bodies) == 1
 
 
 @pytest.mark.parametrize(
@@ -266,6 +314,11 @@ def test_faults_that_outlast_the_retries_are_model_errors() -> None:
         (fails(429, "You exceeded your quota: insufficient_quota"), "insufficient_quota"),
         (fails(301, location="http://other/v1?key=hunter2"), "http://other/v1'"),
         (says("x", "content_filter"), "content filter"),
+        (says("x", "SAFETY"), "content filter"),
+        (says("x", None), "finish_reason = null"),
+        (says("x", model="n"), "another model than 'm'"),
+        (says("x", "brevity"), """finish_reason = "brevity\""""),
+        (says(None, "tool_calls", tool_calls=CALLS), "Switch its tool parser off"),
     ],
 )
 def test_what_retries_cannot_mend_is_a_model_error_at_once(
@@ -287,14 +340,13 @@ def test_what_retries_cannot_mend_is_a_model_error_at_once(
         (sends("[" * 100_000), "not a chat completion"),
         (sends("{}"), "no choices"),
         (sends('{"choices": []}'), "no choices"),
-        (sends('{"choices": [null]}'), "not text"),
+        (sends('{"choices": [null]}'), "no message"),
         (sends('{"choices": "x"}'), "no choices"),
-        (sends('{"choices": [{"message": {"content": 5}}]}'), "not text"),
-        (sends('{"choices": [{"message": null}]}'), "not text"),
+        (sends('{"choices": [{"finish_reason": "stop", "message": {"content": 5}}]}'), "not text"),
+        (sends('{"choices": [{"message": null}]}'), "no message"),
         (sends("[1, 2]"), "no choices"),
-        (says(None), "not text"),
+        (says("x" * 1_000_001), "too long"),
         (says("x", "error"), "gave a reply up"),
-        (says("x", model="n"), "another model than 'm'"),
     ],
 )
 def test_what_is_no_reply_of_the_model_is_asked_again_a_few_times(
@@ -352,14 +404,48 @@ def test_a_conversation_too_long_for_the_server_ends_as_context(message: str) ->
     assert reply == Reply(text="", finish_reason="context")
 
 
-def test_a_cut_reply_says_so_even_without_text() -> None:
-    with FaultServer(says("par", "length"), says(None, "length")) as server:
+@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+def test_a_cut_reply_says_so_by_whatever_name_and_even_without_text(finish: str) -> None:
+    with FaultServer(says("par", finish), says(None, finish)) as server:
         first, _ = answer(server)
         second, _ = answer(server)
     assert isinstance(first, Reply)
     assert isinstance(second, Reply)
     assert (first.text, first.finish_reason) == ("par", "length")
     assert (second.text, second.finish_reason) == ("", "length")
+
+
+@pytest.mark.parametrize("finish", ["stop", "STOP", "eos", "end_turn", "stop_sequence", "COMPLETE"])
+def test_a_reply_that_the_model_ended_is_whole_by_whatever_name(finish: str) -> None:
+    with FaultServer(says("add(2, 3)", finish)) as server:
+        reply, _ = answer(server)
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.finish_reason) == ("add(2, 3)", "stop")
+
+
+@pytest.mark.parametrize(
+    ("act", "tools", "text"),
+    [
+        (says(None), "", ""),
+        (says(None, refusal="no"), "", ""),
+        (says(None, tool_calls=[]), TOOLS, ""),
+        (says(None, reasoning_content="hm"), TOOLS, ""),
+        (says([{"type": "text", "text": "add("}, {"type": "text", "text": "2, 3)"}]), "", "add(2, 3)"),
+        (says([{"type": "thinking", "thinking": []}, {"type": "text", "text": "x"}]), "", "x"),
+        (says([]), "", ""),
+        (says("add(2, 3)", tool_calls=CALLS), "", "add(2, 3)"),
+        (says(None, "tool_calls", tool_calls=CALLS), TOOLS, CALLED),
+        (says(None, "function_call", function_call=CALLS[0]["function"]), TOOLS, CALLED),
+    ],
+)
+def test_a_reply_may_be_empty_in_parts_or_a_call(
+    act: Callable[[Handler], None], tools: str, text: str
+) -> None:
+    with FaultServer(act) as server:
+        reply, _ = answer(server, request(tools=tools))
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.finish_reason) == (text, "stop")
+    assert len(server.bodies) == 1
 
 
 def test_half_a_surrogate_pair_in_a_reply_is_replaced_so_that_chains_can_be_written() -> None:

@@ -6,15 +6,20 @@ same reply, whatever befalls the connection.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +29,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from local_server import LocalHandler, LocalServer
-from rightcall.chain import Chain, ChainStore, Outcome, Problem
+from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
 from rightcall.config import differing_keys, resolve
 from rightcall.errors import CapReached, ConfigError, ModelError
 from rightcall.estimate import FEW, estimate, estimate_run, expected_samples
 from rightcall.models import Reply, Request, Sampling
 from rightcall.models.openai_compatible import OpenAICompatible
+from rightcall.models.pace import Pace
 from rightcall.models.replies import MAX_LINE, ReplyCache, request_key
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.models.usage import Cap, Ledger, Price, Usage
@@ -133,7 +139,7 @@ def faulty(share: float) -> Befalls:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rightcall.models.openai_compatible.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("rightcall.models.pace.FIRST_WAIT", 0.01)
 
 
 def setting(source: str = "teacher", seed: int = 0) -> Setting:
@@ -202,6 +208,168 @@ def test_a_server_that_is_gone_ends_a_collection_rather_than_every_chain_of_it(t
         assert len(server.attempts) < 40
 
 
+def limit(rate: float, burst: float, **headers: str) -> Befalls:
+    """So many requests a second, and no more than `burst` at once."""
+    left, last = burst, time.monotonic()
+
+    def fault(body: bytes, attempt: int) -> Fault | None:  # under the server's lock
+        nonlocal left, last
+        now = time.monotonic()
+        left, last = min(burst, left + (now - last) * rate), now
+        if left < 1:
+            return lambda handler: handler.send("{}", 429, **headers)
+        left -= 1
+        return None
+
+    return fault
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry_after_ms": "120"}, {"retry_after": "1"}])
+def test_a_limit_of_requests_costs_time_and_no_chain(
+    headers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rightcall.models.pace.FIRST_WAIT", 0.2)
+    with Teacher(limit(rate=8, burst=8, **headers)) as server:
+        with OpenAICompatible("m", server.url, capacity=64) as model:
+            store = collect(setting(), model, problems(10), 2, tmp_path / "chains.jsonl")
+        assert server.replies == 40
+        assert server.faults < 160
+    assert Outcome.ERRORED not in store.outcomes().values()
+
+
+def test_limits_that_outlast_all_patience_are_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rightcall.models.openai_compatible.LONGEST_REST", 0.1)
+    refused = partial(Handler.send, body="{}", status=429, retry_after="0.03")
+    with Teacher(lambda body, attempt: refused) as server:
+        store = collected(server.url, tmp_path / "chains.jsonl", count=1, samples=1)
+        assert 3 <= sum(server.attempts.values()) <= 5
+    assert store.counts()[Outcome.ERRORED] == 1
+
+
+def test_fewer_are_open_after_a_burst_of_refusals_and_more_with_each_answer() -> None:
+    async def widths() -> Iterator[float]:
+        pace, seen = Pace(8), []
+        async with pace.turn() as one, pace.turn() as other:
+            pace.refused(one, None)
+            pace.refused(other, None)  # of the same burst
+            seen.append(pace._width)
+        async with pace.turn() as third:
+            pace.refused(third, None)
+            seen.append(pace._width)
+        for _ in range(100):
+            pace.answered()
+            seen.append(pace._width)
+        return iter(seen)
+
+    first, second, *rest = asyncio.run(widths())
+    assert (first, second, rest[-1]) == (4, 2, 8)
+    assert rest == sorted(rest)
+
+
+def echo(**fields: Any) -> str:
+    return json.dumps({"model": "m", **json.loads(completion("x")), **fields})
+
+
+def choice(finish: str | None = "stop", **message: Any) -> list[dict[str, Any]]:
+    return [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", **message}}]
+
+
+ECHOES: dict[str, Fault] = {
+    "an error": lambda handler: handler.send(echo(error={"message": f"bad key {KEY}", "code": 401})),
+    "an error without a code": lambda handler: handler.send(echo(error=f"bad key {KEY}")),
+    "no choices": lambda handler: handler.send(json.dumps({"detail": KEY})),
+    "a long answer": lambda handler: handler.send(json.dumps({"x": "x" * 184 + KEY, "choices": 0})),
+    "no text": lambda handler: handler.send(echo(choices=choice(content={"key": KEY}))),
+    "no call": lambda handler: handler.send(echo(choices=choice(content=KEY, tool_calls=[KEY]))),
+    "a finish": lambda handler: handler.send(echo(choices=choice(KEY, content="x"))),
+    "a model": lambda handler: handler.send(echo(model=f"gateway of {KEY}")),
+    "a reply": lambda handler: handler.send(echo(choices=choice(content=f"add({KEY})"))),
+    "no JSON": lambda handler: handler.send(f"<html>{KEY}"),
+    "a redirect": lambda handler: handler.send("", 302, location=f"http://host/{KEY}/"),
+    "a refusal": lambda handler: handler.send(KEY, 400),
+    "a long refusal": lambda handler: handler.send("x" * 290 + KEY, 400),
+    "a refused key": lambda handler: handler.send(json.dumps({"error": {"message": KEY}}), 401),
+    "a failure": lambda handler: handler.send(json.dumps({"message": KEY, "code": KEY}), 500),
+    "a long wait": lambda handler: handler.send(KEY, 429, retry_after="9999"),
+}
+
+
+@pytest.mark.parametrize("name", ECHOES)
+def test_a_key_that_the_server_echoes_is_in_no_chain_and_in_no_message(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    said = ""
+    asked = replace(setting(), dialect="native" if name == "no call" else "python")
+    with Teacher(lambda body, attempt: ECHOES[name]) as server:
+        options: dict[str, Any] = {"api_key_env": "MY_KEY", "max_retries": 1}
+        with OpenAICompatible("m", server.url, **options) as model:
+            try:
+                collect(asked, model, problems(2), 1, tmp_path / "chains.jsonl")
+            except ModelError as error:
+                said = f"{error} {error!r} {error.__cause__} {error.__context__}"
+    written = (tmp_path / "chains.jsonl").read_text()
+    assert written.count("\n") == 2
+    for length in range(8, len(KEY)):
+        assert KEY[:length] not in written + said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ({"message": "Incorrect API key", "code": 401}, "answered 401 (Incorrect API key"),
+        ({"message": "no credit", "code": "402"}, "answered 402 (no credit"),
+        ({"message": "try later", "code": 503}, "answered 503 (try later"),
+        ({"message": "oh", "code": "teapot"}, "answered with an error (oh teapot)"),
+        ("oh", 'answered with an error ({"error": "oh"'),
+    ],
+)
+def test_an_error_in_an_answer_of_200_is_that_error(error: object, said: str, tmp_path: Path) -> None:
+    body = json.dumps({"error": error, "choices": []})
+    with Teacher(lambda body_, attempt: lambda handler: handler.send(body)) as server:
+        store = None
+        with contextlib.suppress(ModelError):
+            store = collected(server.url, tmp_path / "chains.jsonl", count=1, samples=1, max_retries=1)
+    store = store or ChainStore(tmp_path / "chains.jsonl")
+    ((chain,),) = [[*store.latest()]]
+    assert said in str(chain.error)
+
+
+def test_an_error_in_an_answer_of_200_may_say_that_the_conversation_is_too_long(tmp_path: Path) -> None:
+    body = json.dumps({"error": {"message": "maximum context length is 4096 tokens"}})
+    with Teacher(lambda body_, attempt: lambda handler: handler.send(body)) as server:
+        store = collected(server.url, tmp_path / "chains.jsonl", count=1, samples=1)
+    assert [chain.stop_reason for chain in store.latest()] == [StopReason.CONTEXT_WINDOW]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422, 200])
+def test_a_collection_ends_when_all_conversations_are_refused_alike(
+    status: int, tmp_path: Path
+) -> None:
+    def refuses(handler: Handler) -> None:
+        said = {"error": {"message": "extra field: seed", "input": handler.asked["seed"]}}
+        handler.send(completion("x", "other") if status == 200 else json.dumps(said), status)
+
+    with Teacher(lambda body, attempt: refuses) as server:
+        with pytest.raises(ModelError) as caught:
+            collected(server.url, tmp_path / "chains.jsonl", count=100, samples=8)
+        assert sum(server.attempts.values()) <= 40  # the samples of the first problems
+    assert status == 200 or str(status) in str(caught.value)
+    assert status not in (400, 422) or 'omit = ["seed"]' in str(caught.value)
+
+
+def test_a_collection_goes_on_where_some_conversations_are_refused_alike(tmp_path: Path) -> None:
+    def some(body: bytes, attempt: int) -> Fault | None:
+        refused = b"What is 1" in body
+        return (lambda handler: handler.send("not this one", 400)) if refused else None
+
+    with Teacher(some) as server, OpenAICompatible("m", server.url, capacity=1) as model:
+        store = collect(setting(), model, reversed(problems(30)), 1, tmp_path / "chains.jsonl")
+    assert 4 < store.counts()[Outcome.ERRORED] < 30
+
+
 # --- the cache -------------------------------------------------------------------------------------
 
 
@@ -222,6 +390,31 @@ def test_the_same_chains_are_not_paid_for_twice(
     assert kept.count("\n") == 2 * paid
     assert not any(secret in kept for secret in (KEY, "someone", "What is", "127.0.0.1"))
     assert file.stat().st_mode & 0o077 == 0
+
+
+def test_samples_remain_different_where_no_seed_is_sent(tmp_path: Path) -> None:
+    replies = iter(range(1000))
+
+    def counts(handler: Handler) -> None:
+        handler.send(completion(f'stop("{next(replies)}")'))
+
+    with Teacher(lambda body, attempt: counts) as server:
+        options: dict[str, Any] = {"cache": True, "omit": ["seed"]}
+        store = collected(server.url, tmp_path / "a.jsonl", count=1, samples=4, **options)
+        assert len({chain.answer for chain in store.latest()}) == 4
+        again = collected(server.url, tmp_path / "b.jsonl", count=1, samples=4, **options)
+        assert sum(server.attempts.values()) == 4
+    assert told(again) == told(store)
+
+
+def test_a_reply_that_is_withheld_is_paid_for_once(tmp_path: Path) -> None:
+    filters: Fault = lambda handler: handler.send(completion("x", finish="content_filter"))  # noqa: E731
+    with Teacher(lambda body, attempt: filters) as server:
+        for _ in range(3):
+            store = collected(server.url, tmp_path / "chains.jsonl", 2, 3, cache=True)
+            errors = [chain.error for chain in store.latest()]
+            assert errors == ["the server's content filter withheld the reply."] * 6
+        assert sum(server.attempts.values()) == 6
 
 
 def test_two_writers_of_a_cache_read_each_other_and_a_cut_line_costs_only_itself(
@@ -280,6 +473,39 @@ def test_usage_is_counted_over_processes(tmp_path: Path) -> None:
     )
 
 
+def burst_then_silence(out: Path, server: Teacher) -> subprocess.Popen[bytes]:
+    """A collection in a process of its own, when it has read 20 replies and no more come."""
+    server.fault = lambda body, attempt: hangs if server.replies >= 20 else None
+    command = [*("-m", "rightcall", "collect", SUMS, "--out", out, "--count", 50)]
+    model = ["--model", f"{server.url}#m", "--with", "capacity=32"]
+    process = subprocess.Popen(list(map(str, [sys.executable, *command, *model])))
+    deadline = time.monotonic() + 120
+    while server.faults < 32:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_a_burst_of_replies_is_counted_within_a_second_also_if_a_kill_comes_then(
+    tmp_path: Path,
+) -> None:
+    with Teacher() as server:
+        process = burst_then_silence(tmp_path / "chains.jsonl", server)
+        time.sleep(1)
+        process.kill()
+        process.wait()
+    assert Ledger("m", tmp_path / "chains.usage.jsonl").total.requests == 20
+
+
+def test_a_collection_that_is_terminated_ends_as_one_that_is_interrupted(tmp_path: Path) -> None:
+    with Teacher() as server:
+        process = burst_then_silence(tmp_path / "chains.jsonl", server)
+        process.terminate()
+        assert process.wait(timeout=30) > 0  # not by the signal itself
+    assert Ledger("m", tmp_path / "chains.usage.jsonl").total.requests == 20
+
+
 def test_a_cap_stops_a_collection_that_goes_on_when_it_is_raised(tmp_path: Path) -> None:
     path, usage = tmp_path / "chains.jsonl", tmp_path / "usage.jsonl"
     price = Price(prompt=10, completion=20)
@@ -303,14 +529,48 @@ def test_a_cap_stops_a_collection_that_goes_on_when_it_is_raised(tmp_path: Path)
     assert Outcome.ERRORED not in store.outcomes().values()
 
 
+def unusable(handler: Handler) -> None:
+    handler.send(json.dumps({**json.loads(completion("x")), "choices": []}))
+
+
+@pytest.mark.parametrize("fault", [unusable, lambda handler: handler.send(completion("x", "other"))])
+def test_a_cap_holds_where_answers_are_paid_for_and_of_no_use(fault: Fault, tmp_path: Path) -> None:
+    with (
+        Teacher(lambda body, attempt: fault) as server,
+        OpenAICompatible("m", server.url, capacity=8, cap=Cap(tokens=1500)) as model,
+    ):
+        with contextlib.suppress(ModelError):
+            collect(setting(), model, problems(), 4, tmp_path / "chains.jsonl")
+        used = model.usage
+    assert used.requests == sum(server.attempts.values())
+    assert 0 < used.tokens <= 1500
+
+
+def test_another_model_than_asked_for_is_not_asked_again(tmp_path: Path) -> None:
+    with Teacher(lambda body, attempt: lambda h: h.send(completion("x", "other"))) as server:
+        collected(server.url, tmp_path / "chains.jsonl", count=1, samples=4)
+        assert sum(server.attempts.values()) == 4
+
+
 def test_a_cap_on_tokens_needs_no_price_and_one_on_money_does() -> None:
     ModelSpec.parse("http://host/v1#m", cap={"tokens": 5})
-    with pytest.raises(ConfigError, match="a cap on money needs a price"):
+    needs = r"^a cap on money needs a price: 'cap.money = 5'. Set price.prompt and price.completion"
+    with pytest.raises(ConfigError, match=needs):
         ModelSpec.parse("http://host/v1#m", cap={"money": 5})
     with pytest.raises(ConfigError, match="belongs to kind = 'openai'"):
         ModelSpec.parse("tiny:teacher", cap={"tokens": 5})
     with pytest.raises(ValidationError):
         Cap(tokens=0)
+
+
+def test_a_run_file_can_omit_only_what_a_collection_can_do_without() -> None:
+    def run(omit: list[str]) -> Any:
+        spec = {"kind": "openai", "base_url": "http://host/v1", "model": "m", "omit": omit}
+        return resolve({"name": "x", "models": {"teacher": spec}, "tasks": {"tiny-math": {}}})
+
+    assert run(["top_p"]).tasks["tiny-math"].models.teacher.omit == ["top_p"]
+    with pytest.raises(ConfigError, match="'messages'"):
+        run(["messages"])
 
 
 def test_a_run_goes_on_with_another_cap_but_not_with_another_model() -> None:
@@ -469,6 +729,26 @@ def test_the_estimate_of_a_run_writes_nothing_and_knows_what_is_left_out(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_estimate_of_a_run_counts_the_probes_of_its_evaluation(tmp_path: Path) -> None:
+    server = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    config = resolve(
+        {
+            "name": "x",
+            "models": {"teacher": {**server, "price": {"prompt": 1.0, "completion": 1.0}}},
+            "evaluate": {"counterfactual": 3},
+            "tasks": {"sums": {"task": SUMS, "problems": {"train": 5, "test": 4}}},
+        }
+    )
+    made = {one.label: one for one in estimate_run(config, tmp_path)}
+    whole, probes = made["sums: evaluate teacher"], made["sums: probe teacher"]
+    assert (whole.chains, whole.usage.requests) == (4, 8)
+    assert (probes.chains, probes.usage.requests) == (3, 3)  # of two calls the second
+    assert whole.money
+    assert probes.money
+    assert probes.usage.completion_tokens < whole.usage.completion_tokens
+    assert made["sums: probe base"].money is None
+
+
 def test_a_run_counts_what_its_teacher_uses_and_stops_at_the_cap_until_it_is_raised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -536,6 +816,36 @@ def test_collect_estimates_then_stops_at_its_cap_and_says_how_to_go_on(
     code, _, error = rightcall(*command, "--enough", "two")
     assert code == 2
     assert "not two numbers" in error
+
+
+def test_collect_and_evaluate_say_why_chains_errored_and_fail_if_all_did(
+    rightcall: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    def refuses(handler: Handler) -> None:
+        handler.send(json.dumps({"error": {"message": "Extra inputs: seed"}}), 422)
+
+    out, count = tmp_path / "chains.jsonl", ["--count", 2, "--out"]
+    with Teacher(lambda body, attempt: refuses) as server:
+        model = ["--model", f"{server.url}#m"]
+        code, _, error = rightcall("collect", SUMS, *count, out, *model)
+        assert code == 2
+        assert "8 × the server answered 422 (Extra inputs: seed)" in " ".join(error.split())
+        assert "every chain errored" in error
+        code, _, error = rightcall("evaluate", SUMS, *count, tmp_path / "eval.jsonl", *model)
+        assert code == 2
+        assert "2 × the server answered 422" in " ".join(error.split())
+        assert 'omit = ["seed"]' in error
+        server.fault = lambda body, attempt: refuses if json.loads(body)["seed"] % 2 else None
+        code, _, error = rightcall("collect", SUMS, *count, out, *model)
+        assert code == 0
+        assert "chains errored" in error
+        server.fault = lambda body, attempt: None
+        code, _, error = rightcall("collect", SUMS, *count, out, *model, "--with", 'omit=["top_p"]')
+        assert (code, "errored" in error) == (0, False)
+        code, _, error = rightcall(
+            "evaluate", SUMS, *count, tmp_path / "eval.jsonl", *model, "--with", 'omit=["top_p"]'
+        )
+        assert (code, "errored" in error) == (0, False)
 
 
 def test_a_spec_opens_a_model_with_all_of_this(tmp_path: Path) -> None:

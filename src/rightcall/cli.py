@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -64,6 +65,10 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="tiny:teacher, tiny:student, a folder, a hub id, a server URL."),
 ]
+With = Annotated[
+    list[str] | None,
+    typer.Option("--with", metavar="KEY=VALUE", help="A setting of the model: price, cap, ..."),
+]
 ChainsFiles = Annotated[
     list[Path], typer.Argument(metavar="CHAINS", help="Chains files: of teacher, student, a search.")
 ]
@@ -105,6 +110,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for other progr
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 checked and found wrong, 2 a user's mistake."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's end is as soft
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars: what a run does it says itself
     try:
         app(prog_name="rightcall")
@@ -355,10 +361,7 @@ def collect(
     dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
-    setting_of_model: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="KEY=VALUE", help="A setting of the model: price, cap, ..."),
-    ] = None,
+    setting_of_model: With = None,
     on_cluster: OnCluster = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -402,6 +405,11 @@ def collect(
             terminal.out().print(terminal.outcome_table(str(out), ChainStore(out).latest()))
             if by.used:
                 terminal.out().print(by.used, markup=False)
+            terminal.say_errors(ChainStore(out))
+        if problems and not rollout.finished(setting, by.name, problems, samples, out):
+            raise DataError(
+                "every chain errored", value=str(out), remedy="Mend what is said above; run it again."
+            )
 
 
 # --- import and export --------------------------------------------------------------------------
@@ -951,16 +959,19 @@ def evaluate(
     dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
+    setting_of_model: With = None,
     on_cluster: OnCluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy on held-out problems at every step budget, and how the functions were used."""
     from rightcall import cluster, compare, rollout, terminal
     from rightcall import evaluate as evaluation
+    from rightcall.chain import ChainStore
     from rightcall.models.spec import ModelSpec
     from rightcall.settings import checked
 
     config = checked(evaluation.EvaluateConfig, _table(setting))
+    spec = ModelSpec.parse(model, **_table(setting_of_model))
     loaded = _load(task, option)
     problems = list(loaded.problems(split, count, seed))
     wanted = loaded.function_set(_names(functions))
@@ -968,12 +979,16 @@ def evaluate(
     place = cluster.TaskSpec(task, _table(option), _names(functions))
     workers = _workers(on_cluster)
     with (
-        cluster.collector(workers, ModelSpec.parse(model), place, held, problems) as by,
+        cluster.collector(workers, spec, place, held, problems) as by,
         terminal.progress(
             source, len(problems) * (1 + config.samples) + min(config.counterfactual, len(problems))
         ) as on_chain,
     ):
-        result = evaluation.evaluate(held, by, problems, out, config, on_chain)
+        try:
+            result = evaluation.evaluate(held, by, problems, out, config, on_chain)
+        finally:
+            for file in (out, evaluation.samples_path(out), evaluation.counterfactual_path(out)):
+                terminal.say_errors(ChainStore(file))
     if as_json:
         print(result.model_dump_json(indent=2))
     else:

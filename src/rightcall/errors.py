@@ -86,6 +86,10 @@ class CapReached(ModelError):
     """A model has used what it may. No further chain is begun; those under way end as errored."""
 
 
+class Withheld(ModelError):
+    """A server made a reply and does not show it. Asked again it would make, and bill, the same."""
+
+
 class CallError(Exception):
     """A model's call failed. Functions raise it to tell the model what to mend; of any other
     exception of theirs the model reads the type and the message."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from rich.table import Table
 
 from rightcall.chain import Chain, ChainStore, Frozen, Outcome, Problem
+from rightcall.conduct import counterfactual
 from rightcall.config import RunConfig, TaskRun
 from rightcall.dialects import DIALECTS
 from rightcall.errors import ConfigError
+from rightcall.evaluate import counterfactual_path
 from rightcall.models import Sampling
 from rightcall.models.spec import ModelSpec
 from rightcall.models.usage import Cap, Price, Usage
@@ -97,12 +99,31 @@ def estimate(
         if left:
             total.add(setting, problem, habits, left)
         chains += left
+    return _estimate(label, spec, chains, sum(map(len, there.values())), total, habits)
+
+
+def estimate_probes(
+    label: str, setting: Setting, problems: Sequence[Problem], count: int, spec: ModelSpec, path: Path
+) -> Estimate:
+    """Of the probes beside the greedy chains at `path`: the chains of so many problems go on from a
+    replaced observation. At most, as not every chain can be probed."""
+    habits = measured(chain for chain in _finished(path) if chain.source == setting.source)
+    there = {chain.problem_id for chain in _finished(counterfactual_path(path))}
+    left = [problem for problem in counterfactual.asked(problems, count) if problem.id not in there]
+    total = _Tokens()
+    for problem in left:
+        total.add(setting, problem, habits, 1.0, probes=True)
+    return _estimate(label, spec, len(left), len(there), total, habits)
+
+
+def _estimate(
+    label: str, spec: ModelSpec, chains: float, there: int, total: _Tokens, habits: Habits
+) -> Estimate:
     usage = total.usage()
     name = spec.name or spec.model or spec.kind
     money = spec.price.of(usage) if isinstance(spec.price, Price) else None
-    had_all = sum(map(len, there.values()))
     return Estimate(
-        label=label, cap=spec.cap, model=name, chains=round(chains), there=had_all, usage=usage,
+        label=label, cap=spec.cap, model=name, chains=round(chains), there=there, usage=usage,
         money=money, habits=habits,
     )  # fmt: skip
 
@@ -140,8 +161,17 @@ class _Tokens:
     def __init__(self) -> None:
         self.calls = self.prompt = self.completion = 0.0
 
-    def add(self, setting: Setting, problem: Problem, habits: Habits, chains: float) -> None:
-        """So many chains of a problem."""
+    def add(
+        self,
+        setting: Setting,
+        problem: Problem,
+        habits: Habits,
+        chains: float,
+        *,
+        probes: bool = False,
+    ) -> None:
+        """So many chains of a problem; of probes, what comes after any of the first n − 1 of n steps:
+        n / 2 calls on average, which read n (2n − 1) / 6 turns."""
         dialect = DIALECTS[setting.dialect]
         turns = dialect.prompt(setting.task.instruction, setting.functions, problem)
         letters = len(dialect.tools(setting.functions)) + sum(len(turn["content"]) for turn in turns)
@@ -153,9 +183,12 @@ class _Tokens:
         reply = habits.reply
         if reply is None:
             reply = sum(map(len, gold)) / len(gold) / habits.characters_per_token + 1 if gold else REPLY
-        self.calls += chains * steps
-        self.prompt += chains * (steps * first + pairs * (reply + habits.observation))
-        self.completion += chains * steps * reply
+        calls = steps
+        if probes:
+            calls, pairs = (steps / 2, steps * (2 * steps - 1) / 6) if steps >= 2 else (0.0, 0.0)
+        self.calls += chains * calls
+        self.prompt += chains * (calls * first + pairs * (reply + habits.observation))
+        self.completion += chains * calls * reply
 
     def usage(self) -> Usage:
         return Usage(
@@ -299,3 +332,6 @@ def _estimate_task(name: str, settings: TaskRun, seed: int, folder: Path) -> Ite
         spec = settings.models.teacher if role == "teacher" else settings.models.student
         path = folder / "eval" / f"{role}.jsonl"
         yield estimate(f"{name}: evaluate {role}", setting, test, 1 + wanted.samples, spec, path)
+        if wanted.counterfactual:
+            label, count = f"{name}: probe {role}", wanted.counterfactual
+            yield estimate_probes(label, setting, test, count, spec, path)

@@ -340,6 +340,12 @@ def summarise(
     wanted = None if problems is None else {p.id for p in problems}
     by_problem = _one_each(c for c in chains if wanted is None or c.problem_id in wanted)
     finished = {i: c for i, c in by_problem.items() if c.outcome is not Outcome.ERRORED}
+    if by_problem and not finished:
+        raise DataError(
+            "every chain errored",
+            value=next(iter(by_problem.values())).error,
+            remedy="Mend that and evaluate again: they are redone.",
+        )
     if not finished:
         raise DataError("no finished chains to evaluate", remedy="Evaluate the model first.")
     some = next(iter(finished.values()))

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from rightcall.chain import Chain, Message, Outcome, Problem
+from rightcall.chain import Chain, ChainStore, Message, Outcome, Problem
 from rightcall.errors import ModelError
 from rightcall.functions import Function, FunctionSet
 from rightcall.models import ChatModel, Reply, Request
@@ -51,6 +51,10 @@ def _console(file: TextIO) -> Console:
     """Off a terminal lines are not wrapped, and tables have room for their cells."""
     terminal = file.isatty()
     return Console(file=file, highlight=False, soft_wrap=not terminal, width=None if terminal else 200)
+
+
+MOST_ERRORS = 5
+"""Errors of chains that are said."""
 
 
 def say(text: str, *, quiet: bool = False) -> None:
@@ -201,6 +205,18 @@ def outcome_table(title: str, chains: Iterable[Chain]) -> Table:
         for source, seen in sorted(counts.items())
     ]
     return table(title, ["role", *(o.value for o in Outcome), "right reason", "accuracy"], rows)
+
+
+def say_errors(store: ChainStore) -> None:
+    """The errors of a file's chains, the most frequent first; nothing if there are none."""
+    if not store.counts()[Outcome.ERRORED]:
+        return
+    errors = Counter(chain.error for chain in store.latest() if chain.outcome is Outcome.ERRORED)
+    say(f"{errors.total()} chains errored; the same command redoes them")
+    for error, count in errors.most_common(MOST_ERRORS):
+        say(f"{count:>6} × {error}")
+    if (rest := len(errors) - MOST_ERRORS) > 0:
+        say(f"       and {rest} other errors")
 
 
 def usage_table(title: str, evaluations: Sequence[Evaluation]) -> Table:

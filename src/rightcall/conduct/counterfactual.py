@@ -142,24 +142,29 @@ def plan(
 ) -> tuple[dict[str, Probe], CounterfactualPlan]:
     """The probes of `count` problems by the key of their chain, and the plan to keep beside them.
 
-    `chains` are the greedy chains of all problems. Problems are chosen by the hash of their id, so that
-    a smaller count takes some of those of a larger one, and every model is asked about the same.
+    `chains` are the greedy chains of all problems.
     """
     by_problem = {chain.problem_id: chain for chain in chains}
-    asked = sorted((p for p in problems if p.id in by_problem), key=lambda p: digest(p.id))[:count]
+    chosen = asked((p for p in problems if p.id in by_problem), count)
     texts = texts_by_function(by_problem.values())
     probes: dict[str, Probe] = {}
     left_out: Counter[str] = Counter()
-    for problem in asked:
+    for problem in chosen:
         found = probe_of(setting, problem, by_problem[problem.id], texts)
         if isinstance(found, str):
             left_out[found] += 1
         else:
             probes[chain_key(setting, model, found.job)] = found
     made = CounterfactualPlan(
-        looked_at=len(asked), probes=tuple(probes), left_out=dict(sorted(left_out.items()))
+        looked_at=len(chosen), probes=tuple(probes), left_out=dict(sorted(left_out.items()))
     )
     return probes, made
+
+
+def asked(problems: Iterable[Problem], count: int) -> list[Problem]:
+    """So many problems, by the hash of their id: a smaller count takes some of those of a larger one,
+    and every model is asked about the same."""
+    return sorted(problems, key=lambda problem: digest(problem.id))[:count]
 
 
 def probe_of(setting: Setting, problem: Problem, chain: Chain, texts: Texts) -> Probe | str:

@@ -2,23 +2,22 @@
 hosted ones.
 
 What passes is asked again: 408, 409, 425, 429, 5xx, timeouts, broken connections, and a few times an
-answer that is no reply of the model. The waits grow exponentially and are spread by chance, or are as
-long as the server's Retry-After says, for all requests. What will not pass (a refused key, an unknown
-model, a quota or a cap that is used up) stops the model: see `ChatModel.stopped`.
+answer that is no reply of the model. The waits grow exponentially and are spread by chance; where the
+server limits requests, all of them rest (see `rightcall.models.pace`). What will not pass (a refused
+key, an unknown model, a quota or a cap that is used up) stops the model: see `ChatModel.stopped`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import os
-import random
 import re
 import time
 import urllib.request
-from collections.abc import Mapping
-from math import ceil
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +25,28 @@ import aiohttp
 import yarl
 
 from rightcall import files, sandbox
-from rightcall.errors import CapReached, ConfigError, ModelError
+from rightcall.errors import CapReached, ConfigError, ModelError, Withheld
 from rightcall.models import ChatModel, Reply, Request
+from rightcall.models.completions import (
+    MAX_REPLY_CHARACTERS,
+    OMITTABLE,
+    Lasting,
+    Passing,
+    bad,
+    error_status,
+    error_text,
+    read_completion,
+    read_usage,
+    refused_fields,
+    retry_after,
+    same_model,
+)
 from rightcall.models.open_requests import OpenRequests
+from rightcall.models.pace import Pace, Turn
 from rightcall.models.replies import ReplyCache, request_key
 from rightcall.models.url import checked_url
 from rightcall.models.usage import Cap, Ledger, Price, Purse, Usage
-from rightcall.native import from_server, structured, tools_of
+from rightcall.native import structured, tools_of
 from rightcall.settings import without_user
 
 TOO_LONG = re.compile(
@@ -51,24 +65,20 @@ OPENAI_KEY = "OPENAI_API_KEY"
 OPENAI_ACCOUNT = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 """Headers for it alone, and the variables that hold them."""
 
-CHARACTERS_PER_TOKEN = 4
-"""By which tokens are estimated where a server does not count them: about right for English. A
-budget of tokens must not be endless there."""
-
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-FIRST_WAIT, LONGEST_BACK_OFF = 0.5, 8.0
-"""Seconds before the second attempt; each further wait is twice as long, up to the longest."""
-
 LONGEST_WAIT = 60
 """Seconds of Retry-After beyond which the server is left alone instead."""
+
+LONGEST_REST = 300
+"""Seconds that a request may rest, all in all, on account of limits that do not count as failures."""
 
 BAD_REPLY_RETRIES = 2
 """How often a request is sent again after an answer that is no reply of the model: it may have been
 paid for, and may be what this server always says."""
 
-MAX_REPLY_CHARACTERS = 1_000_000
-"""A longer reply is taken for a broken server."""
+REFUSED_ALIKE = 4
+"""Conversations that are refused alike before any is answered, and what is asked is wrong, not what it
+is asked about."""
+
 MAX_BODY = 16 * MAX_REPLY_CHARACTERS
 """Bytes of an answer."""
 
@@ -77,8 +87,10 @@ PASSING = {408, 409, 425, 429}
 LASTING = {401, 402, 404}
 """Statuses that any other request would get, too."""
 
-MOST_TOKENS = 10**9
-"""A server that counts more than that in a reply does not count."""
+MAX_FAULT, MAX_SAID, MAX_VALUE = 400, 300, 200
+"""Characters of an error, of what the server said in it, and of its value."""
+LONG_KEY = 16
+"""Characters from which a key in a reply cannot be there by chance: it is hidden there, too."""
 
 
 class OpenAICompatible(ChatModel):
@@ -87,10 +99,11 @@ class OpenAICompatible(ChatModel):
     `api_key_env` names the environment variable that holds the key. Without it OpenAI's own service
     gets that in OPENAI_API_KEY, and any other server (`base_url`) gets none. `timeout`: seconds
     that an attempt may take; `max_retries`: attempts after the first. `length_field`: newer hosted
-    models want "max_completion_tokens". `extra`: further fields of the request's body. `served_as`: the
-    name that the server gives the model in its replies, "*" for any; a reply of another model is
-    refused. `cache`: keep replies on disk, and read them there before asking. `price`, `cap`: see
-    `rightcall.models.usage`; `usage_path`: a file that keeps the count over processes.
+    models want "max_completion_tokens". `extra`: further fields of the request's body; `omit`: those of
+    `OMITTABLE` that are left out. `served_as`: the name that the server gives the model in its replies,
+    "*" for any; a reply of another model is refused. `cache`: keep replies on disk, and read them there
+    before asking. `price`, `cap`: see `rightcall.models.usage`; `usage_path`: a file that keeps the
+    count over processes.
 
     A reply's tokens are those that the server counts, or an estimate where it does not. Failures that
     retries do not mend are `ModelError`s, and never hold the key.
@@ -108,6 +121,7 @@ class OpenAICompatible(ChatModel):
         max_retries: int = 5,
         length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         extra: Mapping[str, Any] | None = None,
+        omit: Collection[str] = (),
         served_as: str | None = None,
         cache: bool = False,
         price: Price | None = None,
@@ -121,6 +135,7 @@ class OpenAICompatible(ChatModel):
         self._max_retries = max_retries
         self._length_field = length_field
         self._extra = dict(extra or {})
+        self._omit = [name for name in OMITTABLE if name in omit]
         self._served_as = served_as or model
         self._key_env = api_key_env or (OPENAI_KEY if base_url is None else None)
         self._secret = _key(self._key_env)
@@ -133,11 +148,11 @@ class OpenAICompatible(ChatModel):
         )
         self._price = price
         self._purse = Purse(Ledger(self.name, usage_path), price, cap)
-        self._slots = asyncio.Semaphore(capacity)
-        self._resting_until = 0.0
+        self._pace = Pace(capacity)
         self._failed = 0
         """Requests in a row that the retries did not mend."""
-        self._random = random.Random()
+        self._alike: defaultdict[str, set[str]] | None = defaultdict(set)
+        """What is said of refused conversations → the last turns of these; until one is answered."""
         self._open: dict[str, Request] = {}
         self._requests = OpenRequests(self._ask, self._session)
 
@@ -191,35 +206,32 @@ class OpenAICompatible(ChatModel):
     def _session(self) -> aiohttp.ClientSession:
         key = {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # `_slots` bounds them, and is not timed
+            connector=aiohttp.TCPConnector(limit=0),  # `_pace` bounds them, and is not timed
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             headers={"Content-Type": "application/json", **key, **self._account},
         )
 
     async def _ask(self, session: aiohttp.ClientSession, request: Request) -> Reply | ModelError:
-        body = self._body(request)
-        key = request_key(self._server, body) if self._cache is not None else ""
+        fields = self._fields(request)
+        unsaid = {name: fields.pop(name) for name in self._omit}
+        body = json.dumps(fields).encode()
+        # Two samples of a problem remain two, also where their seeds are not sent.
+        asked = body + json.dumps(unsaid).encode() if unsaid else body
+        key = request_key(self._server, asked) if self._cache is not None else ""
         if self._cache is not None and (kept := self._cache.get(key)) is not None:
             self._purse.count(Usage(kept=1), 0)
             return kept
-        async with self._slots:
-            try:
-                held = await self._purse.hold(len(body), request.sampling.max_tokens)
-            except CapReached as error:
-                return self._stop(error)
-            try:
-                reply = await self._until_answered(session, request, body)
-            finally:
-                self._purse.settle(held)
-        if self._cache is not None and isinstance(reply, Reply) and reply.finish_reason != "context":
+        reply = await self._until_answered(session, request, body)
+        context = isinstance(reply, Reply) and reply.finish_reason == "context"
+        if self._cache is not None and isinstance(reply, (Reply, Withheld)) and not context:
             self._cache.put(key, reply)
         return reply
 
-    def _body(self, request: Request) -> bytes:
-        """Equal requests give equal bytes."""
+    def _fields(self, request: Request) -> dict[str, Any]:
+        """What a request's body says, always in the same order."""
         sampling = request.sampling
-        fields = {
+        return {
             "model": self.model,
             **_conversation(request),
             "temperature": sampling.temperature,
@@ -229,61 +241,89 @@ class OpenAICompatible(ChatModel):
             self._length_field: sampling.max_tokens,
             **self._extra,
         }
-        return json.dumps(fields).encode()
 
     async def _until_answered(
         self, session: aiohttp.ClientSession, request: Request, body: bytes
     ) -> Reply | ModelError:
-        """Attempts until one is answered, or no more are due."""
-        tried = bad = 0
+        """Attempts until one is answered, or no more are due. Each is a turn of its own, and has room
+        under the cap of its own: an answer that is of no use is paid for, too."""
+        tries = _Tries()
         while True:
-            await self._rest()
-            if self.stopped is not None:
-                return self.stopped
-            try:
-                reply = await self._attempt(session, request, body)
-            except _Lasting as fault:
-                return self._stop(fault.error)
-            except ModelError as error:
-                return error
-            except _Passing as fault:
-                tried, bad = tried + 1, bad + fault.bad
-                if tried > self._max_retries or bad > BAD_REPLY_RETRIES:
-                    return self._gave_up(fault)
-                if not fault.wait:
-                    await asyncio.sleep(self._back_off(tried))
+            async with self._pace.turn() as turn:
+                if self.stopped is not None:
+                    return self.stopped
+                try:
+                    async with self._purse.held(len(body), request.sampling.max_tokens):
+                        reply = await self._attempt(session, request, body)
+                except Lasting as fault:
+                    return self._stop(fault.error)
+                except CapReached as error:
+                    return self._stop(error)
+                except ModelError as error:
+                    return self._declined(request, error)
+                except Passing as fault:
+                    wait = self._wait(tries, fault, turn)
+                    if tries.over(self._max_retries):
+                        return self._gave_up(fault)
                 else:
-                    self._resting_until = max(self._resting_until, time.monotonic() + fault.wait)
-            else:
-                self._failed = 0
-                return reply
+                    self._failed = 0
+                    if reply.finish_reason != "context":
+                        self._alike = None
+                    self._pace.answered()
+                    return reply
+            await asyncio.sleep(wait)
 
-    async def _rest(self) -> None:
-        """Wait as long as the server asked for; not all go on at the same moment."""
-        while (left := self._resting_until - time.monotonic()) > 0:
-            await asyncio.sleep(left + self._random.random() * min(0.25 * left, 1.0))
+    def _wait(self, tries: _Tries, fault: Passing, turn: Turn) -> float:
+        """Count a failed attempt; the seconds that its request alone is to wait. A limit that others
+        get through, or that the server says the length of, is no failure, for a while."""
+        if not fault.limited and fault.wait is None:
+            tries.failed += 1
+            tries.bad += fault.bad
+            return self._pace.back_off(tries.failed)
+        passes = fault.limited and (fault.wait is not None or self._pace.answered_since(turn))
+        rest = self._pace.refused(turn, fault.wait)
+        tries.rested += rest if passes else 0.0
+        tries.refused = 0 if passes else tries.refused + 1
+        return 0.0
 
-    def _back_off(self, tried: int) -> float:
-        longest = min(LONGEST_BACK_OFF, FIRST_WAIT * 2.0 ** (tried - 1))
-        return longest * self._random.uniform(0.5, 1.0)
-
-    def _gave_up(self, fault: _Passing) -> ModelError:
+    def _gave_up(self, fault: Passing) -> ModelError:
         """Where nobody has been answered for a while, nobody will be."""
         self._failed += not fault.bad
         return self._stop(fault.error) if self._failed >= max(self.capacity, 8) else fault.error
+
+    def _declined(self, request: Request, error: ModelError) -> ModelError:
+        """Where none was answered and several were refused alike, others will be, too."""
+        if self._alike is None or isinstance(error, Withheld):
+            return error
+        alike = self._alike[re.sub(r"\S*\d\S*", "#", str(error))]  # but for ids, seeds and the like
+        alike.add(request.messages[-1]["content"])
+        return self._stop(error) if len(alike) >= REFUSED_ALIKE else error
 
     def _stop(self, error: ModelError) -> ModelError:
         self.stopped = self.stopped or error
         return error
 
     async def _attempt(self, session: aiohttp.ClientSession, request: Request, body: bytes) -> Reply:
+        """One attempt. Whatever a server may say, here the key is taken out of it."""
+        try:
+            reply = await self._attempted(session, request, body)
+        except ModelError as error:
+            raise self._shown(error) from None
+        except (Passing, Lasting) as fault:
+            fault.error = self._shown(fault.error)
+            raise
+        if self._secret is None or len(self._secret) < LONG_KEY or self._secret not in reply.text:
+            return reply
+        return reply.model_copy(update={"text": self._hidden(reply.text)})
+
+    async def _attempted(self, session: aiohttp.ClientSession, request: Request, body: bytes) -> Reply:
         try:
             async with session.post(
                 self._url, data=body, proxy=self._proxy, allow_redirects=False
             ) as response:
                 raw = await _limited(response)
         except TimeoutError:
-            raise _Passing(
+            raise Passing(
                 ModelError(
                     "the server did not answer in time",
                     value=self.model,
@@ -291,29 +331,32 @@ class OpenAICompatible(ChatModel):
                 )
             ) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Passing(
+            raise Passing(
                 ModelError(
-                    f"cannot talk to the server ({self._clean(error)})",
+                    f"cannot talk to the server ({self._line(_said(error))})",
                     value=self._place,
                     remedy="Is it running, and is base_url right?",
                 )
             ) from None
         if response.status >= 300:
             return self._refused(response.status, response.headers, raw)
-        return self._read(raw, request, len(body))
+        return self._read(raw, response.headers, request, len(body))
 
-    def _read(self, raw: bytes, request: Request, characters: int) -> Reply:
+    def _read(self, raw: bytes, headers: Mapping[str, str], request: Request, characters: int) -> Reply:
         """The reply in an answer, counted; also where it is of no use, as it is paid for."""
         try:
             made = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise _bad(f"the server's answer is not a chat completion ({self._clean(error)})") from None
+            said = self._line(_said(error))
+            raise bad(f"the server's answer is not a chat completion ({said})") from None
         fields: dict[str, Any] = made if isinstance(made, dict) else {}
         counted = read_usage(fields.get("usage"))
         try:
+            if fields.get("error"):
+                return self._refused(error_status(fields["error"]), headers, raw)
             self._check_model(fields.get("model"))
             reply = read_completion(fields, request, counted)
-        except (ModelError, _Passing):
+        except (ModelError, Passing, Lasting):
             if counted.tokens:
                 self._purse.count(counted, characters)
             raise
@@ -325,45 +368,50 @@ class OpenAICompatible(ChatModel):
         if not isinstance(answered, str) or not answered or self._served_as == "*":
             return
         if not same_model(self._served_as, answered):
-            raise _bad(
+            raise ModelError(
                 f"another model than {self._served_as!r} answered",
                 value=answered,
                 remedy='If it is the one that is meant, set served_as to that name, or to "*".',
             )
 
     def _refused(self, status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
-        """What an answer that is no success means. Raises unless the conversation is too long."""
-        text = _error_text(raw)
-        said = self._clean(text)
-        if status in (400, 413, 422) and TOO_LONG.search(text):
+        """What an answer that is no success means; a status of 200 is an error that names none. Raises
+        unless the conversation is too long."""
+        text = error_text(raw)
+        said = self._line(text)
+        if status in (200, 400, 413, 422) and TOO_LONG.search(text):
             return Reply(text="", finish_reason="context")
+        if status == 200:
+            raise bad(f"the server answered with an error ({said})", remedy="See the server's log.")
         if status < 400:
-            raise _Lasting(
+            raise Lasting(
                 ModelError(
                     f"the server answered {status}: the API is elsewhere",
-                    value=without_user(headers.get("Location", "")).partition("?")[0],
+                    value=headers.get("Location", "").partition("?")[0],
                     remedy="Give that address in base_url.",
                 )
             )
         error = ModelError(
-            f"the server answered {status} ({said})", value=self.model, remedy=self._remedy(status)
+            f"the server answered {status} ({said})", value=self.model, remedy=self._remedy(status, raw)
         )
         if status in LASTING or (status == 429 and USED_UP.search(text)):
-            raise _Lasting(error)
+            raise Lasting(error)
         wait = retry_after(headers, time.time())
         if status not in PASSING and status < 500:
             raise error
         if wait is not None and wait > LONGEST_WAIT:
-            raise _Lasting(
+            raise Lasting(
                 ModelError(
                     f"the server answered {status} and is to be left alone for {wait:.0f} seconds",
                     value=self.model,
                     remedy="Run again then: what is finished is kept.",
                 )
             )
-        raise _Passing(error, wait=wait)
+        raise Passing(error, wait=wait, limited=status == 429)
 
-    def _remedy(self, status: int) -> str:
+    def _remedy(self, status: int, raw: bytes) -> str:
+        if status in (400, 422):
+            return self._other_fields(raw)
         remedies = {
             401: f"Set the environment variable {self._key_env} to a valid key."
             if self._key_env
@@ -375,43 +423,58 @@ class OpenAICompatible(ChatModel):
         lasting = "The failure outlasted the retries: see the server's log." if status >= 500 else ""
         return remedies.get(status, lasting)
 
+    def _other_fields(self, raw: bytes) -> str:
+        """What to change in requests that a server does not take."""
+        if self._length_field == "max_tokens" and b"max_completion_tokens" in raw:
+            return 'Set length_field = "max_completion_tokens".'
+        if named := [name for name in refused_fields(raw) if name not in self._omit]:
+            fields = " and ".join(named)
+            return f"If the server does not take {fields}, leave it out: omit = {json.dumps(named)}."
+        return "What it does not take can be left out with omit, and what it lacks added with extra."
+
     @property
     def _place(self) -> str:
         """The URL without the query."""
         return str(self._url.with_query(None))
 
-    def _clean(self, error: BaseException | str) -> str:
-        """What an error says, in a line without the key, and without URLs' users and queries."""
-        own = getattr(error, "message", None) or str(error)  # aiohttp's `str` holds the whole URL
-        text = " ".join(own.split())[:300] or type(error).__name__
-        text = without_user(text.replace(self._secret, "***") if self._secret else text)
+    def _shown(self, error: ModelError) -> ModelError:
+        """The error as it may be shown and kept: without the key, and cut."""
+        fault = self._hidden(error.fault)
+        if len(fault) > MAX_FAULT:
+            fault = fault[:MAX_FAULT] + "..."
+        value = None if error.value is None else self._hidden(str(error.value))[:MAX_VALUE]
+        return type(error)(fault, value=value, remedy=error.remedy)
+
+    def _line(self, text: str) -> str:
+        """What a server says, in a line of an error. It is cut when it holds no key: half of one is
+        found by nobody."""
+        return " ".join(self._hidden(text).split())[:MAX_SAID]
+
+    def _hidden(self, text: str) -> str:
+        """A text without the key, however it is quoted, and without URLs' users and queries."""
+        secret = self._secret or ""
+        for written in {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]} - {""}:
+            text = text.replace(written, "***")
         query = self._url.query_string
-        return text.replace(query, "***") if query else text
+        return without_user(text.replace(query, "***") if query else text)
 
 
-class _Passing(Exception):
-    """An attempt failed in a way that may pass."""
+@dataclass
+class _Tries:
+    """What became of a request so far."""
 
-    def __init__(self, error: ModelError, *, wait: float | None = None, bad: bool = False) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.wait = wait
-        """Seconds that the server asked for."""
-        self.bad = bad
-        """It was answered, by no reply of the model."""
+    failed: int = 0
+    bad: int = 0
+    """Of these: answers that were no reply of the model."""
+    refused: int = 0
+    """Last, in a row, while nobody was answered."""
+    rested: float = 0.0
+    """Seconds, on account of limits."""
 
-
-class _Lasting(Exception):
-    """An attempt failed as every other would."""
-
-    def __init__(self, error: ModelError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _bad(fault: str, *, value: object = None, remedy: str = "") -> _Passing:
-    remedy = remedy or "Does base_url end where the API begins (often /v1)?"
-    return _Passing(ModelError(fault, value=value, remedy=remedy), bad=True)
+    def over(self, max_retries: int) -> bool:
+        """Whether there is to be no other attempt."""
+        failed = self.failed + self.refused > max_retries or self.bad > BAD_REPLY_RETRIES
+        return failed or self.rested > LONGEST_REST
 
 
 def _key(name: str | None) -> str | None:
@@ -454,6 +517,11 @@ def _proxy(url: yarl.URL) -> str | None:
     return proxy if proxy.startswith("http") else None
 
 
+def _said(error: BaseException) -> str:
+    """What an error says; `str` of one of aiohttp's holds the whole URL."""
+    return getattr(error, "message", None) or str(error) or type(error).__name__
+
+
 async def _limited(response: aiohttp.ClientResponse) -> bytes:
     """The body of an answer; a `ClientPayloadError` if it is too long."""
     if (response.content_length or MAX_BODY) < MAX_BODY:
@@ -467,111 +535,9 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def _error_text(raw: bytes) -> str:
-    """What a server says of an error: the message and the code of OpenAI's form, or the body."""
-    text = raw[:65536].decode(errors="replace")
-    try:
-        error = json.loads(text)
-        error = error.get("error", error)
-        message, code = error["message"], error.get("code") or error.get("type") or ""
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return text
-    return f"{message} {code}".strip()
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that an answer asks to be left alone: of `Retry-After` (seconds, or a date, seen from
-    `now`) or `Retry-After-Ms`; None if it does not say.
-
-    >>> retry_after({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, now=15.0)
-    45.0
-    """
-    for name, unit in (("Retry-After-Ms", 1e-3), ("Retry-After", 1.0)):
-        value = headers.get(name, "").strip()
-        try:
-            return max(0.0, float(value) * unit)
-        except ValueError:
-            pass
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-        except (ValueError, OverflowError):
-            pass
-    return None
-
-
-def same_model(asked: str, answered: str) -> bool:
-    """Whether a name in an answer is that of the model asked for: the same but for case and folders,
-    or a dated version of it.
-
-    >>> same_model("gpt-4o-mini", "gpt-4o-mini-2024-07-18"), same_model("gpt-4", "gpt-4-turbo")
-    (True, False)
-    """
-    wanted, found = (name.lower().rstrip("/").rpartition("/")[2] for name in (asked, answered))
-    wanted = wanted.removesuffix("-latest")
-    return found.startswith(wanted) and bool(
-        re.fullmatch(r"([-@:]\d[\d-]*|@.*|:latest)?", found[len(wanted) :])
-    )
-
-
-def read_usage(usage: object) -> Usage:
-    """The tokens that an answer counts; what it does not count is 0."""
-    table = usage if isinstance(usage, dict) else {}
-    details = table.get("prompt_tokens_details")
-    prompt = _count(table.get("prompt_tokens"))
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    return Usage(
-        requests=1,
-        prompt_tokens=prompt,
-        cached_tokens=min(cached, prompt),
-        completion_tokens=_count(table.get("completion_tokens")),
-    )
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
-
-
-def read_completion(made: Mapping[str, Any], request: Request, counted: Usage) -> Reply:
-    """The reply in a chat completion. Raises `ModelError` where the server withheld it; anything that
-    is no reply of the model is a fault that may pass."""
-    choices = made.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise _bad("the server's answer has no choices", value=str(made)[:200])
-    choice = choices[0] if isinstance(choices[0], dict) else {}
-    message, finish = choice.get("message"), choice.get("finish_reason")
-    text = message.get("content") if isinstance(message, dict) else None
-    if request.tools and isinstance(message, dict) and (made_calls := message.get("tool_calls")):
-        try:
-            text = from_server(text if isinstance(text, str) else None, made_calls)
-        except ValueError as error:
-            raise _bad(f"the server's tool calls cannot be read ({error})", value=str(choice)[:200])
-    if finish == "content_filter":
-        raise ModelError("the server's content filter withheld the reply")
-    if finish in ("error", "abort"):
-        raise _bad("the server gave a reply up", value=finish, remedy="See the server's log.")
-    cut = finish == "length"
-    if text is None and cut:
-        text = ""
-    if not isinstance(text, str) or len(text) > MAX_REPLY_CHARACTERS:
-        raise _bad("the server's reply is not text", value=str(choice)[:200])
-    return Reply(
-        # JSON can spell half of a surrogate pair; no file in UTF-8 could hold it.
-        text=LONE_SURROGATE.sub("\ufffd", text),
-        finish_reason="length" if cut else "stop",
-        prompt_tokens=counted.prompt_tokens
-        or _estimated(request.tools + "".join(turn["content"] for turn in request.messages)),
-        completion_tokens=counted.completion_tokens or _estimated(text),
-    )
-
-
 def _conversation(request: Request) -> dict[str, Any]:
     """What a request's body says of the conversation."""
     if not request.tools:
         return {"messages": request.messages}
     turns = structured(request.messages, "text")
     return {"messages": turns, "tools": tools_of(request.tools)}
-
-
-def _estimated(text: str) -> int:
-    """Tokens of a text, at least one: the end of a turn is one too."""
-    return max(1, ceil(len(text) / CHARACTERS_PER_TOKEN))

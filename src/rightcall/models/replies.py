@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rightcall.chain import Frozen
-from rightcall.errors import ConfigError
+from rightcall.errors import ConfigError, Withheld
 from rightcall.models import Reply
 
 MAX_LINE = 1 << 18
@@ -24,6 +24,8 @@ MAX_LINE = 1 << 18
 class _Kept(Frozen):
     key: str
     reply: Reply
+    withheld: str = ""
+    """Why the server did not show the reply, if it did not."""
 
 
 class ReplyCache:
@@ -49,7 +51,7 @@ class ReplyCache:
         self._file = os.fdopen(opened, "rb+", buffering=0)
         self._refresh()
 
-    def get(self, key: str) -> Reply | None:
+    def get(self, key: str) -> Reply | Withheld | None:
         """The reply to a request, whichever process kept it."""
         if key.encode() not in self._places:
             self._refresh()
@@ -61,11 +63,17 @@ class ReplyCache:
             kept = _Kept.model_validate_json(line)
         except ValidationError:
             return None
-        return kept.reply if kept.key == key else None
+        if kept.key != key:
+            return None
+        return Withheld(kept.withheld) if kept.withheld else kept.reply
 
-    def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply, in one write under a lock."""
-        line = _Kept(key=key, reply=reply).model_dump_json().encode() + b"\n"
+    def put(self, key: str, reply: Reply | Withheld) -> None:
+        """Keep a reply, in one write under a lock; one that was withheld, too, as it was paid for."""
+        if isinstance(reply, Withheld):
+            kept = _Kept(key=key, reply=Reply(text=""), withheld=reply.fault)
+        else:
+            kept = _Kept(key=key, reply=reply)
+        line = kept.model_dump_json(exclude_defaults=True).encode() + b"\n"
         if len(line) > MAX_LINE:
             return
         fcntl.flock(self._file, fcntl.LOCK_EX)

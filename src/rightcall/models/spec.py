@@ -35,7 +35,7 @@ ONLY: dict[str, set[str]] = {
     "vllm": {"engine"},
     "openai": {
         *("base_url", "api_key_env", "timeout", "max_retries", "length_field", "extra"),
-        *("served_as", "cache", "price", "cap"),
+        *("omit", "served_as", "cache", "price", "cap"),
     },
     "gold": set(),
 }
@@ -91,6 +91,9 @@ class ModelSpec(Frozen):
     length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further fields of each request's body."""
+    omit: list[Literal["seed", "top_p", "temperature"]] = Field(default_factory=list)
+    """Fields of each request's body that are left out, as the server refuses them; what it does instead
+    is its own affair."""
     served_as: str | None = None
     """The name that the server gives the model in its replies, if it is another one; "*" for any."""
     cache: bool | None = None
@@ -111,7 +114,11 @@ class ModelSpec(Frozen):
     @model_validator(mode="after")
     def _priced(self) -> ModelSpec:
         if self.cap is not None and self.cap.money is not None and self.price is None:
-            raise ValueError("a cap on money needs a price")
+            raise ConfigError(
+                "a cap on money needs a price",
+                value=f"cap.money = {self.cap.money:g}",
+                remedy="Set price.prompt and price.completion, in money per million tokens.",
+            )
         return self
 
     @field_validator("base_url")
@@ -143,8 +150,12 @@ class ModelSpec(Frozen):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             shown = ".".join(map(str, first["loc"]))
-            fault = "not a model" if not shown else f"{shown} is wrong"
-            raise ConfigError(fault, value=without_user(text), remedy=f"{first['msg']}.") from error
+            message = first["msg"].removeprefix("Value error, ")
+            if not shown:
+                raise ConfigError(message, value=without_user(text)) from error
+            given = first["input"]
+            value = without_user(given) if isinstance(given, str) else given
+            raise ConfigError(f"{shown} is wrong", value=value, remedy=f"{message}.") from error
 
     @property
     def weights(self) -> str:
@@ -216,6 +227,7 @@ def open_model(
             max_retries=spec.max_retries,
             length_field=spec.length_field,
             extra=spec.extra,
+            omit=spec.omit,
             served_as=spec.served_as,
             cache=spec.cached,
             price=spec.price,

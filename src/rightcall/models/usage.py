@@ -10,7 +10,9 @@ long as a `Cap` allows.
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -19,8 +21,8 @@ from pydantic import Field, ValidationError
 from rightcall.chain import Frozen
 from rightcall.errors import CapReached
 
-FLUSH_SECONDS = 1.0
-"""A kill loses at most so much of what was counted."""
+FLUSH_SECONDS = 0.5
+"""A kill loses what was counted in so many seconds before it, at most."""
 
 FIRST_GUESS = 0.5
 """Tokens per character of a prompt, before a server has counted any: more than English has, so that
@@ -117,7 +119,7 @@ class Ledger:
         self._model = model
         self._path = path
         self._written = Usage()
-        self._due = time.monotonic() + FLUSH_SECONDS
+        self._writing = threading.Lock()
         if path is not None and path.exists():
             for line in path.read_bytes().splitlines():
                 self.earlier += self._of(line)
@@ -135,23 +137,23 @@ class Ledger:
 
     def add(self, usage: Usage) -> None:
         self.now += usage
-        if time.monotonic() >= self._due:
-            self.flush()
 
     def flush(self) -> None:
-        """Append what was counted since the last line."""
-        if self._path is None or self.now == self._written:
-            return
-        line = _Line(model=self._model, usage=self.now - self._written).model_dump_json().encode()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab", buffering=0) as file:
-            file.write(b"\n" * (file.tell() > 0) + line)  # a cut line before it ends here
-        self._written, self._due = self.now, time.monotonic() + FLUSH_SECONDS
+        """Append what was counted since the last line. Any thread may."""
+        with self._writing:
+            now = self.now
+            if self._path is None or now == self._written:
+                return
+            line = _Line(model=self._model, usage=now - self._written).model_dump_json().encode()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab", buffering=0) as file:
+                file.write(b"\n" * (file.tell() > 0) + line)  # a cut line before it ends here
+            self._written = now
 
 
 @dataclass(frozen=True)
 class Held:
-    """The most that a request under way may use."""
+    """The most that an attempt under way may use."""
 
     tokens: int
     money: float
@@ -171,9 +173,20 @@ class Purse:
         self._counted = False
         self._held = Held(0, 0.0)
         self._freed = asyncio.Event()
+        self._flush: asyncio.TimerHandle | None = None
 
-    async def hold(self, characters: int, max_tokens: int) -> Held:
-        """Wait until there is room for a request. Raises `CapReached` if there will be none."""
+    @asynccontextmanager
+    async def held(self, characters: int, max_tokens: int) -> AsyncIterator[None]:
+        """Room for an attempt, as soon as there is some. Raises `CapReached` if there will be none."""
+        most = await self._room(characters, max_tokens)
+        try:
+            yield
+        finally:
+            if self._cap is not None:
+                self._held = self._plus(most, -1)
+                self._wake()
+
+    async def _room(self, characters: int, max_tokens: int) -> Held:
         if self._cap is None:
             return Held(0, 0.0)
         while self.reached is None:
@@ -188,23 +201,24 @@ class Purse:
                 await self._freed.wait()
         raise self.reached
 
-    def settle(self, held: Held) -> None:
-        """A request is over."""
-        if self._cap is not None:
-            self._held = self._plus(held, -1)
-            self._wake()
-
     def _wake(self) -> None:
         self._freed.set()
         self._freed = asyncio.Event()
 
     def count(self, usage: Usage, characters: int) -> None:
-        """A reply was paid for, to a prompt of so many characters."""
+        """A reply was paid for, to a prompt of so many characters. It is on disk a moment later, even
+        if no other one comes."""
         self.ledger.add(usage)
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._write)
         if self._cap is not None and characters and usage.prompt_tokens:
             seen = usage.prompt_tokens / characters
             self._tokens_per_character = max(seen, self._tokens_per_character * self._counted)
             self._counted = True
+
+    def _write(self) -> None:
+        self._flush = None
+        self.ledger.flush()
 
     def _most(self, characters: int, max_tokens: int) -> Held:
         prompt = round(characters * self._tokens_per_character) + 1
