@@ -60,6 +60,16 @@ FAMILY = {
     "llama3_2": "llama",
     "mistral_3": "mistral",
 }
+OF_MODEL = {
+    "Qwen/Qwen2.5-0.5B-Instruct": "qwen2_5",
+    "Qwen/Qwen2.5-7B-Instruct": "qwen2_5",
+    "Qwen/Qwen3-4B": "qwen3",
+    "Qwen/Qwen3-4B-Instruct-2507": "qwen3_instruct_2507",
+    "meta-llama/Llama-3.1-8B-Instruct": "llama3_1",
+    "meta-llama/Llama-3.2-1B-Instruct": "llama3_2",
+    "mistralai/Mistral-7B-Instruct-v0.3": "mistral_3",
+}
+"""Hub id → the template that it is published with."""
 NOTATION = {"qwen": "hermes", "llama": "llama", "mistral": "mistral"}
 
 
