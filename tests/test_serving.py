@@ -20,8 +20,9 @@ from rightcall.models.local import LocalModel
 from rightcall.models.openai_compatible import OpenAICompatible
 from rightcall.models.scripted import GoldPlayer
 from rightcall.models.spec import ModelSpec, open_model
+from rightcall.native import VLLM_PARSERS
 from rightcall.rollout import Budget, Job, Sampling, Setting, rollouts
-from rightcall.serving import VLLM_PARSERS, export_model, parity
+from rightcall.serving import export_model, parity
 from rightcall.train.config import TrainConfig
 from rightcall.train.trainer import train
 from tiny_models import build_tiny

@@ -23,16 +23,13 @@ from rightcall.dialects import DIALECTS, conversation
 from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.models import ChatModel, Reply, Request, Sampling
 from rightcall.models.spec import ModelSpec
-from rightcall.native import tools_text
+from rightcall.native import VLLM_PARSERS, tools_text
 
 if TYPE_CHECKING:
     from rich.table import Table
     from transformers import PreTrainedTokenizerBase
 
     from rightcall.rendering import Renderer
-
-VLLM_PARSERS = {"hermes": "hermes", "llama": "llama3_json", "mistral": "mistral"}
-"""Notation of a template (see `rightcall.native.SYNTAXES`) → vLLM's name for its parser."""
 
 FOLDING = (
     "{%- if messages and messages[0]['role'] == 'system' %}"

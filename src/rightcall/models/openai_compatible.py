@@ -32,7 +32,7 @@ from rightcall.models.open_requests import OpenRequests
 from rightcall.models.replies import ReplyCache, request_key
 from rightcall.models.url import checked_url
 from rightcall.models.usage import Cap, Ledger, Price, Purse, Usage
-from rightcall.native import from_server, structured, tools_of
+from rightcall.native import Parsing, from_server, structured, tools_of
 from rightcall.settings import without_user
 
 TOO_LONG = re.compile(
@@ -133,6 +133,7 @@ class OpenAICompatible(ChatModel):
         )
         self._price = price
         self._purse = Purse(Ledger(self.name, usage_path), price, cap)
+        self._parsing = Parsing()
         self._slots = asyncio.Semaphore(capacity)
         self._resting_until = 0.0
         self._failed = 0
@@ -245,7 +246,7 @@ class OpenAICompatible(ChatModel):
             except _Lasting as fault:
                 return self._stop(fault.error)
             except ModelError as error:
-                return error
+                return self._stop(error) if self._parsing.hopeless else error
             except _Passing as fault:
                 tried, bad = tried + 1, bad + fault.bad
                 if tried > self._max_retries or bad > BAD_REPLY_RETRIES:
@@ -313,6 +314,8 @@ class OpenAICompatible(ChatModel):
         try:
             self._check_model(fields.get("model"))
             reply = read_completion(fields, request, counted)
+            if request.tools:
+                self._parsing.hear(reply.text)
         except (ModelError, _Passing):
             if counted.tokens:
                 self._purse.count(counted, characters)
@@ -540,9 +543,10 @@ def read_completion(made: Mapping[str, Any], request: Request, counted: Usage) -
     choice = choices[0] if isinstance(choices[0], dict) else {}
     message, finish = choice.get("message"), choice.get("finish_reason")
     text = message.get("content") if isinstance(message, dict) else None
-    if request.tools and isinstance(message, dict) and (made_calls := message.get("tool_calls")):
+    calls = message.get("tool_calls") if request.tools and isinstance(message, dict) else None
+    if calls or (request.tools and isinstance(text, str)):
         try:
-            text = from_server(text if isinstance(text, str) else None, made_calls)
+            text = from_server(text if isinstance(text, str) else None, calls or [])
         except ValueError as error:
             raise _bad(f"the server's tool calls cannot be read ({error})", value=str(choice)[:200])
     if finish == "content_filter":
