@@ -505,6 +505,16 @@ def test_a_template_that_takes_no_second_question_ends_the_chain_there() -> None
     assert ended.outcome is Outcome.INCORRECT
 
 
+def test_an_observation_that_a_template_writes_without_quotes_is_carried_as_it_is() -> None:
+    made = Renderer(tool_tokenizer("mistral_3"))
+    first = played(ADD, STOP)
+    turns = [*conversation(first.prompt, first.steps, NATIVE)[:3], Message(role="tool", content='"5"')]
+    shown = made.text(turns, reply_next=True, tools=first.schemas)
+    assert shown.endswith('[TOOL_RESULTS] {"content": "5", "call_id": "call00001"}[/TOOL_RESULTS]')
+    ids = made.render(turns, reply_next=True, tools=first.schemas).ids
+    assert ids == tuple(made.tokenizer(shown, add_special_tokens=False)["input_ids"])
+
+
 def test_training_rows_of_native_pairs_show_the_functions(tmp_path: Path) -> None:
     right, wrong = played(ADD, STOP.replace("9", "7")), played(STOP, sample=1)
     pairs = list(make_pairs([right, wrong], PairConfig(strategies={"chain": 1.0})))
