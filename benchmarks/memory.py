@@ -33,7 +33,7 @@ from rightcall.train.trainer import dry_run, train
 LLAMA = {"model_type": "llama", "vocab_size": 128256, "max_position_embeddings": 131072}
 QWEN2 = {"model_type": "qwen2", "vocab_size": 151936, "max_position_embeddings": 32768}
 QWEN3 = {
-    "model_type": "qwen3", "vocab_size": 151936, "max_position_embeddings": 40960, "head_dim": 128,
+    "model_type": "qwen3", "vocab_size": 151936, "max_position_embeddings": 262144, "head_dim": 128,
 }  # fmt: skip
 SHAPE = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -50,7 +50,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.2-1B-Instruct": LLAMA | _shape(2048, 8192, 16, 32, 8, True),
     "Qwen/Qwen2.5-1.5B-Instruct": QWEN2 | _shape(1536, 8960, 28, 12, 2, True),
     "meta-llama/Llama-3.2-3B-Instruct": LLAMA | _shape(3072, 8192, 28, 24, 8, True),
-    "Qwen/Qwen3-4B": QWEN3 | _shape(2560, 9728, 36, 32, 8, True),
+    "Qwen/Qwen3-4B-Instruct-2507": QWEN3 | _shape(2560, 9728, 36, 32, 8, True),
     "mistralai/Mistral-7B-Instruct-v0.3": {
         "model_type": "mistral", "vocab_size": 32768, "max_position_embeddings": 32768,
         "sliding_window": None, **_shape(4096, 14336, 32, 32, 8, False),

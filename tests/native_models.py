@@ -1,6 +1,8 @@
 """Tokenizers with the chat templates of published tool-calling models, for tests.
 
-The templates of Qwen and Llama are those that TRL ships; Mistral's follows the logic of its own.
+The templates of Qwen and Llama are those that TRL ships. Mistral's is written after the logic of that
+of v0.3, which was not at hand: system text and tools at the last question, alternation, calls with ids,
+and results as they are, without quotes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,14 @@ MISTRAL_3 = (  # the tools stand before the last user turn; calls have ids of ni
     "{%- for m in rest %}"
     "{%- if m.role == 'user' %}"
     "{%- if tools is not none and m == asked[-1] %}"
-    "{{- '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{%- endif %}"
+    "{{- '[AVAILABLE_TOOLS] [' }}{%- for tool in tools %}"
+    '{{- \'{"type": "function", "function": {\' }}'
+    "{%- for key, value in tool.function.items() if key != 'return' %}"
+    "{%- if value is string %}{{- '\"' + key + '\": \"' + value + '\"' }}"
+    "{%- else %}{{- '\"' + key + '\": ' + value | tojson }}{%- endif %}"
+    "{%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}{{- '}}' }}"
+    "{%- if not loop.last %}{{- ', ' }}{%- else %}{{- ']' }}{%- endif %}{%- endfor %}"
+    "{{- '[/AVAILABLE_TOOLS]' }}{%- endif %}"
     "{%- if loop.last and said is defined %}{{- '[INST] ' + said + '\n\n' + m.content + '[/INST]' }}"
     "{%- else %}{{- '[INST] ' + m.content + '[/INST]' }}{%- endif %}"
     "{%- elif m.tool_calls is defined and m.tool_calls is not none %}"
@@ -38,7 +47,7 @@ MISTRAL_3 = (  # the tools stand before the last user turn; calls have ids of ni
     "{%- endfor %}{{- ']' + eos_token }}"
     "{%- elif m.role == 'assistant' %}{{- ' ' + m.content | trim + eos_token }}"
     "{%- elif m.role == 'tool' %}"
-    '{{- \'[TOOL_RESULTS] {"content": \' + m.content | tojson + \', "call_id": "\' + m.tool_call_id }}'
+    '{{- \'[TOOL_RESULTS] {"content": \' + m.content | string + \', "call_id": "\' + m.tool_call_id }}'
     "{{- '\"}[/TOOL_RESULTS]' }}"
     "{%- endif %}{%- endfor %}"
 )
@@ -60,6 +69,16 @@ FAMILY = {
     "llama3_2": "llama",
     "mistral_3": "mistral",
 }
+OF_MODEL = {
+    "Qwen/Qwen2.5-0.5B-Instruct": "qwen2_5",
+    "Qwen/Qwen2.5-7B-Instruct": "qwen2_5",
+    "Qwen/Qwen3-4B": "qwen3",
+    "Qwen/Qwen3-4B-Instruct-2507": "qwen3_instruct_2507",
+    "meta-llama/Llama-3.1-8B-Instruct": "llama3_1",
+    "meta-llama/Llama-3.2-1B-Instruct": "llama3_2",
+    "mistralai/Mistral-7B-Instruct-v0.3": "mistral_3",
+}
+"""Hub id → the template that it is published with."""
 NOTATION = {"qwen": "hermes", "llama": "llama", "mistral": "mistral"}
 
 

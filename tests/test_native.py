@@ -4,6 +4,7 @@ chains in that dialect from the prompt to the train mask."""
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from local_server import LocalHandler, LocalServer
 from native_models import FAMILY, NOTATION, tool_tokenizer
 from rightcall.chain import Chain, Message, Outcome, StopReason
 from rightcall.dialects import DIALECTS, NOT_RUN, conversation
-from rightcall.errors import DataError, FailureKind, RenderingError
+from rightcall.errors import DataError, FailureKind, ModelError, RenderingError
 from rightcall.functions import FunctionSet
 from rightcall.models import Reply
+from rightcall.models.openai_compatible import OpenAICompatible
 from rightcall.models.scripted import GoldPlayer, Scripted
 from rightcall.native import (
     SYNTAXES,
@@ -152,6 +155,81 @@ def test_calls_of_a_server_are_held_like_those_of_a_template() -> None:
         from_server(None, {"function": sent})
     with pytest.raises(ValueError, match="without a function's name"):
         from_server(None, [{"function": {}}])
+
+
+class Plays(LocalHandler):
+    """Answers with the messages that a test gives its class, in turn; the last one repeats."""
+
+    messages: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        message = self.messages.pop(0) if len(self.messages) > 1 else self.messages[0]
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant"} | message}
+        self.send(json.dumps({"object": "chat.completion", "model": "m", "choices": [choice]}))
+
+
+def behind_a_server(*messages: dict[str, Any], count: int = 1) -> tuple[list[Chain], Any]:
+    """Chains of a model behind a server that says this."""
+    handler = type("Handler", (Plays,), {"messages": list(messages)})
+    with LocalServer(handler) as server, OpenAICompatible("m", server.url, capacity=1) as model:
+        made: list[Chain] = []
+        with suppress(ModelError):  # it stopped
+            made.extend(rollouts(SETTING, model, map(Job, TASK.problems("train", count))))
+        return made, model
+
+
+COMPACT = '<tool_call>{"name":"add","arguments":{"a":2,"b":3}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("words", "parser"),
+    [
+        (ADD, "hermes"),
+        (f"I add.\n{COMPACT}", "hermes"),
+        (LLAMA, "llama3_json"),
+        (f"<|python_tag|>{LLAMA}", "llama3_json"),
+        (f'[TOOL_CALLS] [{CALL}, "id": "call00001"}}]', "mistral"),
+        (f' [{CALL}, "id": "call00001"}}]', "mistral"),
+    ],
+)
+def test_a_call_that_comes_as_words_is_the_servers_fault_and_not_a_wrong_answer(
+    words: str, parser: str
+) -> None:
+    (chain,), model = behind_a_server({"content": words})
+    assert chain.outcome is Outcome.ERRORED
+    assert "does not parse calls" in (chain.error or "")
+    assert f"--enable-auto-tool-choice --tool-call-parser {parser}" in (chain.error or "")
+    assert model.stopped is None
+
+
+def test_a_server_that_parses_no_call_is_left_after_a_few() -> None:
+    made, model = behind_a_server({"content": COMPACT}, count=20)
+    assert isinstance(model.stopped, ModelError)
+    assert "does not parse calls" in str(model.stopped)
+    assert len(made) == 8
+    assert {chain.outcome for chain in made} == {Outcome.ERRORED}
+
+
+@pytest.mark.parametrize("words", [ADD, COMPACT, LLAMA, f"<think>\n{ADD}"])
+def test_words_of_a_server_that_parses_calls_stay_words(words: str) -> None:
+    sent = {"id": "x", "function": {"name": "add", "arguments": '{"a": 2, "b": 3}'}}
+    stop = {"id": "y", "function": {"name": "stop", "arguments": '{"answer": "9"}'}}
+    (chain,), _ = behind_a_server(
+        {"content": None, "tool_calls": [sent]}, {"content": words},
+        {"content": None, "tool_calls": [stop]},
+    )  # fmt: skip
+    assert chain.outcome is Outcome.INCORRECT
+    assert [read(step.reply).words for step in chain.steps] == ["", words, ""]
+    assert [step.call is None for step in chain.steps] == [False, True, False]
+    assert chain.steps[1].observation.failure is not None
+
+
+@pytest.mark.parametrize("words", ["I add 2 and 3.", f"<tool_call>{CALL}", f"<think>\n{ADD}"])
+def test_words_without_a_readable_call_are_what_the_model_says(words: str) -> None:
+    (chain,), _ = behind_a_server({"content": words})
+    assert chain.outcome is Outcome.INCORRECT
+    assert {read(step.reply).words for step in chain.steps} == {words}
 
 
 # --- conversations --------------------------------------------------------------------------------
@@ -425,6 +503,16 @@ def test_a_template_that_takes_no_second_question_ends_the_chain_there() -> None
     ended = played("I do not know.", Reply(text="", finish_reason="template"))
     assert ended.stop_reason is StopReason.TEMPLATE
     assert ended.outcome is Outcome.INCORRECT
+
+
+def test_an_observation_that_a_template_writes_without_quotes_is_carried_as_it_is() -> None:
+    made = Renderer(tool_tokenizer("mistral_3"))
+    first = played(ADD, STOP)
+    turns = [*conversation(first.prompt, first.steps, NATIVE)[:3], Message(role="tool", content='"5"')]
+    shown = made.text(turns, reply_next=True, tools=first.schemas)
+    assert shown.endswith('[TOOL_RESULTS] {"content": "5", "call_id": "call00001"}[/TOOL_RESULTS]')
+    ids = made.render(turns, reply_next=True, tools=first.schemas).ids
+    assert ids == tuple(made.tokenizer(shown, add_special_tokens=False)["input_ids"])
 
 
 def test_training_rows_of_native_pairs_show_the_functions(tmp_path: Path) -> None:

@@ -9,13 +9,18 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from native_models import OF_MODEL, tool_tokenizer
 from rightcall.chain import Message
+from rightcall.config import load_config
+from rightcall.dialects import DIALECTS
 from rightcall.errors import RenderingError
 from rightcall.models.local import LocalModel
 from rightcall.rendering import Renderer
+from rightcall.task import load_task
 from tiny_models import build_tiny, build_tokenizer
 
 END = "<|im_end|>"
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -187,3 +192,12 @@ def test_a_local_model_whose_template_is_of_no_use_is_refused_when_it_is_opened(
     (folder / "chat_template.jinja").write_text(QWEN_3, encoding="utf-8")
     with pytest.raises(RenderingError, match="rewrites earlier turns"):
         LocalModel.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("path", [p for p in EXAMPLES if p.stem != "demo"], ids=lambda p: p.stem)
+def test_the_template_of_an_examples_student_carries_its_chains(path: Path) -> None:
+    for task in load_config(path).tasks.values():
+        made = Renderer(tool_tokenizer(OF_MODEL[task.models.student.model]))
+        loaded = load_task(task.task, **task.options)
+        functions = loaded.function_set(task.functions)
+        made.check(DIALECTS[task.dialect].tools(functions))

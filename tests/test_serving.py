@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
+from local_server import LocalHandler, LocalServer
 from native_models import FAMILY, NOTATION, tool_tokenizer
 from rightcall.chain import Chain, Outcome
 from rightcall.errors import ConfigError
 from rightcall.functions import Role, Stop, function
 from rightcall.models.local import LocalModel
 from rightcall.models.openai_compatible import OpenAICompatible
-from rightcall.models.scripted import GoldPlayer
+from rightcall.models.scripted import GoldPlayer, Scripted
 from rightcall.models.spec import ModelSpec, open_model
+from rightcall.native import VLLM_PARSERS
 from rightcall.rollout import Budget, Job, Sampling, Setting, rollouts
-from rightcall.serving import VLLM_PARSERS, export_model, parity
+from rightcall.serving import export_model, parity, prompt_reader
 from rightcall.train.config import TrainConfig
 from rightcall.train.trainer import train
 from served import Server
@@ -138,6 +140,7 @@ def test_the_same_chains_give_identical_prompts_and_calls_here_and_behind_a_serv
         made = parity(here, there, taught.gold)
         assert made.turns == 2
         assert made.differences == []
+        assert (made.by_ids, made.compared) == (0, "prompts of the same length")
         assert made.holds
         rendered = [
             here.renderer.render(request.messages, reply_next=True, tools=request.tools).ids
@@ -148,6 +151,61 @@ def test_the_same_chains_give_identical_prompts_and_calls_here_and_behind_a_serv
     assert [chain.outcome for chain in solved] == [Outcome.CORRECT]
     for chain, gold in zip(solved, taught.gold, strict=True):
         assert [step.call for step in chain.steps] == [step.call for step in gold.steps]
+
+
+class Tokenizing(LocalHandler):
+    """Chat completions of a fixed reply; prompts are as long as a test says, and told by `/tokenize` as
+    vLLM does, if they are told."""
+
+    ids: list[int]
+    counted: int
+    told: bool
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/tokenize":
+            assert body["messages"][0]["role"] == "system"
+            shown = json.dumps({"count": len(self.ids), "tokens": self.ids})
+            return self.send(shown if self.told else "{}", 200 if self.told else 404)
+        message = {"role": "assistant", "content": "stop('5')"}
+        self.send(
+            json.dumps(
+                {
+                    "model": "m",
+                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                    "usage": {"prompt_tokens": self.counted, "completion_tokens": 2},
+                }
+            )
+        )
+        return None
+
+
+@pytest.mark.parametrize(
+    ("ids", "counted", "told", "compared", "parted"),
+    [
+        ([7, 8, 9], 3, True, "the same prompt, token by token", None),
+        ([7, 1, 9], 3, True, "the same prompt, token by token", 1),
+        ([7, 1, 9], 3, False, "prompts of the same length", None),
+        ([7, 1], 3, True, "prompts of the same length", None),  # not of what was generated from
+    ],
+)
+def test_prompts_are_compared_token_by_token_where_a_server_tells_them(
+    ids: list[int], counted: int, told: bool, compared: str, parted: int | None
+) -> None:
+    (chain,) = rollouts(
+        Setting(TASK, TASK.function_set(None), "student"), Scripted(["stop('5')"]),
+        [Job(problem) for problem in TASK.problems("train", 1)],
+    )  # fmt: skip
+    handler = type("Handler", (Tokenizing,), {"ids": ids, "counted": counted, "told": told})
+    with LocalServer(handler) as server:
+        spec = ModelSpec.parse(f"{server.url}#m")
+        with open_model(spec) as one, open_model(spec) as other:
+            made = parity(
+                one, other, [chain], readers=(lambda request: (7, 8, 9), prompt_reader(other, spec))
+            )
+    assert (made.turns, made.compared) == (1, compared)
+    assert made.holds is (parted is None)
+    assert [found.parted for found in made.differences] == ([] if parted is None else [parted])
 
 
 def _asked(chains: list[Chain]) -> Any:
@@ -225,6 +283,7 @@ def test_the_commands_export_and_compare(tmp_path: Path) -> None:
     assert run(app, asked).exit_code == 0
     same = run(app, ["parity", chains, "-m", "tiny:student", "--with", str(tmp_path / "made")])
     assert same.exit_code == 0, same.output
+    assert "the same prompt, token by token" in same.output
     other = run(app, ["parity", chains, "-m", "tiny:student", "--with", "tiny:teacher"])
     assert other.exit_code == 1
-    assert "prompt tokens" in other.output
+    assert "replies" in other.output

@@ -603,18 +603,15 @@ def parity(
     from rightcall import serving, terminal
     from rightcall.models.spec import ModelSpec, open_model
 
-    with (
-        open_model(ModelSpec.parse(model)) as one,
-        open_model(ModelSpec.parse(other)) as two,
-    ):
-        made = serving.parity(one, two, _every(chains), turns=turns, max_tokens=max_tokens)
+    specs = ModelSpec.parse(model), ModelSpec.parse(other)
+    with open_model(specs[0]) as one, open_model(specs[1]) as two:
+        readers = serving.prompt_reader(one, specs[0]), serving.prompt_reader(two, specs[1])
+        made = serving.parity(
+            one, two, _every(chains), turns=turns, max_tokens=max_tokens, readers=readers
+        )
     terminal.out().print(made.table())
     for found in made.differences[:5]:
-        terminal.out().print(
-            f"chain {found.chain}, step {found.step + 1}: {found.prompt_tokens} prompt tokens, "
-            f"{found.replies}",
-            markup=False,
-        )
+        terminal.out().print(str(found), markup=False)
     if not made.holds:
         raise typer.Exit(1)
 

@@ -25,6 +25,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from rightcall.chain import JSON, Message
+from rightcall.errors import ModelError
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 NO_CALL = "<no_tool_call>"
@@ -273,10 +274,59 @@ def unreadable(words: str) -> str | None:
     return None
 
 
+VLLM_PARSERS = {"hermes": "hermes", "llama": "llama3_json", "mistral": "mistral"}
+"""Notation of a template (see `SYNTAXES`) → vLLM's name for its parser."""
+
+
+def written_in(words: str) -> str | None:
+    """The notation in which words hold calls that can be read; None if they hold none."""
+    for syntax in SYNTAXES:
+        if syntax.read(words).calls:
+            return syntax.name
+    # Servers leave special tokens out of words: Mistral's list stands there without its mark.
+    bare = words.lstrip().startswith("[{") and SYNTAXES[1].read(f"[TOOL_CALLS]{words}").calls
+    return "mistral" if bare else None
+
+
+class Parsing:
+    """Whether a server parses calls, by the replies that it gave.
+
+    Where it does not, each call comes as words, and a right reply would pass for a wrong one. Where it
+    does, such words are a call in another notation than the model's own: its mistake. The first call
+    that comes as one decides; until then a call in words is an error rather than a reply."""
+
+    ENOUGH = 8
+    """Calls in words, with no parsed one before them, after which none is waited for."""
+
+    def __init__(self) -> None:
+        self._parses = False
+        self._in_words = 0
+
+    @property
+    def hopeless(self) -> bool:
+        return not self._parses and self._in_words >= self.ENOUGH
+
+    def hear(self, reply: str) -> None:
+        """Take in a reply as chains hold it. Raises `ModelError` if it has a call in its words and no
+        call was parsed yet."""
+        said = read(reply)
+        self._parses = self._parses or bool(said.calls)
+        notation = None if self._parses else written_in(said.words)
+        if notation is None:
+            return
+        self._in_words += 1
+        raise ModelError(
+            "the server does not parse calls: one came as words",
+            value=said.words[:200],
+            remedy="Start it with a parser for the model's calls (vLLM: --enable-auto-tool-choice "
+            f'--tool-call-parser {VLLM_PARSERS[notation]}), or set dialect = "python".',
+        )
+
+
 def from_server(words: str | None, tool_calls: object) -> str:
-    """The reply in an OpenAI-style message, as chains hold it. Where the arguments of a call are no
-    JSON object, the reply makes no call: its text is what was sent. Raises `ValueError` if `tool_calls`
-    are no calls at all."""
+    """The reply in an OpenAI-style message, as chains hold it: its words stay words, whatever stands
+    there. Where the arguments of a call are no JSON object, the reply makes no call: its text is what
+    was sent. Raises `ValueError` if `tool_calls` are no calls at all."""
     if not isinstance(tool_calls, list):
         raise ValueError("they are no list")
     calls: list[Invocation] = []

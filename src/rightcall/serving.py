@@ -4,16 +4,18 @@
 alone), chat template, a generation config that ends turns where the template does and draws replies
 from the model's distribution alone, and what tells servers how its calls are written. `parity` gives
 two models, one of them perhaps behind a URL, the prompts of the same chains and compares what they read
-and what they say.
+and what they say: token by token where both tell the ids of a prompt, as local models and vLLM do.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +25,13 @@ from rightcall.dialects import DIALECTS, conversation
 from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.models import ChatModel, Reply, Request, Sampling
 from rightcall.models.spec import ModelSpec
-from rightcall.native import tools_text
+from rightcall.native import VLLM_PARSERS, structured, tools_of, tools_text
 
 if TYPE_CHECKING:
     from rich.table import Table
     from transformers import PreTrainedTokenizerBase
 
     from rightcall.rendering import Renderer
-
-VLLM_PARSERS = {"hermes": "hermes", "llama": "llama3_json", "mistral": "mistral"}
-"""Notation of a template (see `rightcall.native.SYNTAXES`) → vLLM's name for its parser."""
 
 FOLDING = (
     "{%- if messages and messages[0]['role'] == 'system' %}"
@@ -281,6 +280,16 @@ class Difference:
     """From 0."""
     prompt_tokens: tuple[int, int]
     replies: tuple[str, str]
+    parted: int | None = None
+    """The first token at which the prompts differ, from 0, where both are known token by token."""
+
+    def __str__(self) -> str:
+        where = "" if self.parted is None else f" that part at token {self.parted + 1}"
+        one, other = self.prompt_tokens
+        return (
+            f"chain {self.chain}, step {self.step + 1}: prompts of {one} and {other} tokens{where}, "
+            f"replies {self.replies}"
+        )
 
 
 @dataclass
@@ -289,7 +298,9 @@ class Parity:
 
     turns: int = 0
     same_prompt: int = 0
-    """Turns whose prompt has as many tokens for both."""
+    """Turns whose prompt has the same tokens for both; where these are not known, as many."""
+    by_ids: int = 0
+    """Turns whose prompts were compared token by token; the others by their lengths."""
     same_reply: int = 0
     """Turns to which both reply the same, word by word and call by call."""
     differences: list[Difference] = field(default_factory=list)
@@ -298,42 +309,137 @@ class Parity:
     def holds(self) -> bool:
         return bool(self.turns) and self.turns == self.same_prompt == self.same_reply
 
+    @property
+    def compared(self) -> str:
+        """What `same_prompt` counts."""
+        if self.by_ids == self.turns:
+            return "the same prompt, token by token"
+        some = f" ({self.by_ids} compared token by token)" if self.by_ids else ""
+        return f"prompts of the same length{some}"
+
     def table(self) -> Table:
         from rich.table import Table
 
         table = Table("", "turns", title="The same prompts, twice")
         for name, count in (
             ("asked", self.turns),
-            ("prompt of the same length", self.same_prompt),
+            (self.compared, self.same_prompt),
             ("the same reply", self.same_reply),
         ):
             table.add_row(name, str(count))
         return table
 
 
+Reader = Callable[[Request], "tuple[int, ...] | None"]
+"""Gives the token ids of the prompt that a model reads; None where they are not told."""
+
+
+def prompt_reader(model: ChatModel, spec: ModelSpec | None = None) -> Reader:
+    """What tells a model's prompts: its own renderer, or the server that `spec` names."""
+    renderer: Renderer | None = getattr(model, "renderer", None)
+    if renderer is None:
+        served = spec is not None and spec.kind == "openai" and spec.base_url is not None
+        return _Tokenize(spec) if served and spec is not None else lambda request: None
+
+    def rendered(request: Request) -> tuple[int, ...] | None:
+        try:
+            return renderer.render(request.messages, reply_next=True, tools=request.tools).ids
+        except RenderingError:
+            return None
+
+    return rendered
+
+
+class _Tokenize:
+    """vLLM's `/tokenize`, beside its `/v1`, for conversations. Other servers have none, or one that
+    does something else; it is not asked again then."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        base = (spec.base_url or "").partition("?")[0].rstrip("/").removesuffix("/v1")
+        key = os.environ.get(spec.api_key_env, "") if spec.api_key_env else ""
+        self._url, self._model = f"{base}/tokenize", spec.model
+        self._headers = {"Content-Type": "application/json"}
+        self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
+        self._told = True
+        self._opener = urllib.request.build_opener(_NoRedirect)
+
+    def __call__(self, request: Request) -> tuple[int, ...] | None:
+        if not self._told:
+            return None
+        tools = {"tools": tools_of(request.tools)} if request.tools else {}
+        turns = structured(request.messages, "text") if request.tools else request.messages
+        body = json.dumps({"model": self._model, "messages": turns, **tools}).encode()
+        try:
+            asked = urllib.request.Request(self._url, body, self._headers)
+            with self._opener.open(asked, timeout=30) as response:
+                ids = json.load(response)["tokens"]
+        except (OSError, ValueError, KeyError, TypeError):
+            ids = None
+        self._told = isinstance(ids, list) and bool(ids) and all(type(i) is int for i in ids)
+        return tuple(ids) if self._told else None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The key is for this server alone."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
 def parity(
-    one: ChatModel, other: ChatModel, chains: Iterable[Chain], *, turns: int = 200, max_tokens: int = 64
+    one: ChatModel,
+    other: ChatModel,
+    chains: Iterable[Chain],
+    *,
+    turns: int = 200,
+    max_tokens: int = 64,
+    readers: tuple[Reader, Reader] | None = None,
 ) -> Parity:
     """Give two models the prompts of the same chains, turn by turn as they are recorded, and compare
-    their greedy replies and the lengths of what they read.
+    what they read and their greedy replies.
 
-    Sampled token ids are not used: both see the conversation as the template writes it. What a model
-    fails at is a difference, unless both do. Raises `DataError` if the chains have no turn.
+    Prompts are compared token by token where both `readers` tell their ids (by default those of models
+    in this process), else by the lengths that come with the replies. Sampled token ids are not used:
+    both see the conversation as the template writes it. What a model fails at is a difference, unless
+    both do. Raises `DataError` if the chains have no turn.
     """
     asked = list(_requests(chains, turns, max_tokens))
     if not asked:
         raise DataError("the chains have no turn to ask for", remedy="Give a file of finished chains.")
-    replies = [_replies(model, asked) for model in (one, other)]
+    models = (one, other)
+    readers = readers or (prompt_reader(one), prompt_reader(other))
+    replies = [_replies(model, asked) for model in models]
     made = Parity(turns=len(asked))
     for request in asked:
         a, b = (answered[request.chain] for answered in replies)
         lengths, texts = (_length(a), _length(b)), (_shown(a), _shown(b))
-        made.same_prompt += lengths[0] == lengths[1]
+        ids = [
+            _believed(reader(request), length) for reader, length in zip(readers, lengths, strict=True)
+        ]
+        parted = None
+        if ids[0] is not None and ids[1] is not None:
+            made.by_ids += 1
+            parted = _first_difference(ids[0], ids[1])
+        same = lengths[0] == lengths[1] and parted is None
+        made.same_prompt += same
         made.same_reply += texts[0] == texts[1]
-        if lengths[0] != lengths[1] or texts[0] != texts[1]:
+        if not same or texts[0] != texts[1]:
             key, _, step = request.chain.rpartition("/")
-            made.differences.append(Difference(key, int(step), lengths, texts))
+            made.differences.append(Difference(key, int(step), lengths, texts, parted))
     return made
+
+
+def _believed(ids: tuple[int, ...] | None, length: int) -> tuple[int, ...] | None:
+    """A prompt's ids, if they are as many as the model counted when it replied: a server may tokenise
+    without the functions, and then tells nothing of what it read."""
+    return ids if ids is not None and len(ids) == length else None
+
+
+def _first_difference(one: tuple[int, ...], other: tuple[int, ...]) -> int | None:
+    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return place
+    return None if len(one) == len(other) else min(len(one), len(other))
 
 
 def _requests(chains: Iterable[Chain], turns: int, max_tokens: int) -> Iterator[Request]:

@@ -213,10 +213,8 @@ def _text(message: Mapping[str, Any], request: Request) -> str:
     if text is None:
         raise bad("the server's reply is not text", value=message)
     calls = message.get("tool_calls") or _older_call(message.get("function_call"))
-    if not calls:
-        return text
     if not request.tools:
-        if text:
+        if text or not calls:
             return text
         raise ModelError(
             "the server made a tool call of the reply",
@@ -224,7 +222,7 @@ def _text(message: Mapping[str, Any], request: Request) -> str:
             remedy="Switch its tool parser off, or collect with the native dialect.",
         )
     try:
-        return from_server(text, calls)
+        return from_server(text, calls or [])
     except ValueError as error:
         raise bad(f"the server's tool calls cannot be read ({error})", value=message) from None
 

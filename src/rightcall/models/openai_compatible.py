@@ -46,7 +46,7 @@ from rightcall.models.pace import Pace, Turn
 from rightcall.models.replies import ReplyCache, request_key
 from rightcall.models.url import checked_url
 from rightcall.models.usage import Cap, Ledger, Price, Purse, Usage
-from rightcall.native import structured, tools_of
+from rightcall.native import Parsing, structured, tools_of
 from rightcall.settings import without_user
 
 TOO_LONG = re.compile(
@@ -149,6 +149,7 @@ class OpenAICompatible(ChatModel):
         self._price = price
         self._purse = Purse(Ledger(self.name, usage_path), price, cap)
         self._pace = Pace(capacity)
+        self._parsing = Parsing()
         self._failed = 0
         """Requests in a row that the retries did not mend."""
         self._alike: defaultdict[str, set[str]] | None = defaultdict(set)
@@ -260,7 +261,9 @@ class OpenAICompatible(ChatModel):
                 except CapReached as error:
                     return self._stop(error)
                 except ModelError as error:
-                    return self._declined(request, error)
+                    return (
+                        self._stop(error) if self._parsing.hopeless else self._declined(request, error)
+                    )
                 except Passing as fault:
                     wait = self._wait(tries, fault, turn)
                     if tries.over(self._max_retries):
@@ -356,6 +359,8 @@ class OpenAICompatible(ChatModel):
                 return self._refused(error_status(fields["error"]), headers, raw)
             self._check_model(fields.get("model"))
             reply = read_completion(fields, request, counted)
+            if request.tools:
+                self._parsing.hear(reply.text)
         except (ModelError, Passing, Lasting):
             if counted.tokens:
                 self._purse.count(counted, characters)
