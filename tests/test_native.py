@@ -207,7 +207,7 @@ def test_a_server_that_parses_no_call_is_left_after_a_few() -> None:
     made, model = behind_a_server({"content": COMPACT}, count=20)
     assert isinstance(model.stopped, ModelError)
     assert "does not parse calls" in str(model.stopped)
-    assert len(made) == 8
+    assert len(made) <= 8
     assert {chain.outcome for chain in made} == {Outcome.ERRORED}
 
 
