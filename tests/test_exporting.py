@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -312,6 +313,47 @@ TEMPLATE = (
     "{% for c in m['tool_calls'] or [] %}{{ c['function']['name'] }}{{ c['function']['arguments'] }}"
     "{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the library that is tried out, not ours
+@pytest.mark.parametrize("template", ["qwen2_5_training", "llama3_2"])
+def test_templates_write_the_arguments_of_rows_for_trl_once_and_without_nulls(
+    tmp_path: Path, template: str
+) -> None:
+    import trl
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+    from trl.data_utils import maybe_apply_chat_template
+
+    from tiny_models import build_tiny
+
+    build_tiny("llama", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    templates = Path(trl.__file__).with_name("chat_templates")
+    tokenizer.chat_template = (templates / f"{template}.jinja").read_text()
+    file = tmp_path / "pairs.jsonl"
+    write(pair_rows(make_pairs(mixed()), SumTask()), file, form="trl", what="pairs", made="")
+    data = load_dataset("json", data_files=str(file), split="train", cache_dir=str(tmp_path))
+    key = "parameters" if template == "llama3_2" else "arguments"
+    names = ("prompt", "chosen", "rejected", "tools")
+    made = maybe_apply_chat_template({name: data[0][name] for name in names}, tokenizer)
+    said = made["chosen"] + made["rejected"]
+    written = re.findall(rf'"{key}": (.*?)\}}(?:\n</tool_call>|<\|eot_id\|>)', said)
+    assert {"answer": "7"} in [json.loads(one) for one in written]
+    for one in written:
+        assert json.loads(one).keys() in ({"a", "b"}, {"answer"})
+    assert "null" not in said
+
+
+def test_arguments_are_objects_for_trl_and_are_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "chains.jsonl"
+    write(chain_rows(mixed(), SumTask()), file, form="trl", what="chains", made="")
+    (row, _) = map(json.loads, file.read_text().splitlines())
+    calls = [turn["tool_calls"][0]["function"] for turn in row["messages"] if "tool_calls" in turn]
+    assert [call["arguments"] for call in calls] == [{"a": 0, "b": 7}, {"answer": "7"}]
+    (again,) = openai_chat(row, Place(file="log", line=1))
+    assert [call.arguments for call in again.calls] == [{"a": 0, "b": 7}, {"answer": "7"}]
 
 
 @pytest.mark.slow

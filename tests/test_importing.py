@@ -451,6 +451,28 @@ def test_the_answer_is_read_from_the_last_text(text: str, answer: str | None) ->
     assert made.notes == (note,)
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>The answer is 3.</think>\n\nSo 37.", "So 37."),
+        ("The answer is 3?\n</think>\n37", "37"),
+        ("<think>\nThe answer is 3.\n</think>The answer is **37**.", "37"),
+        ("<think>The answer is 3, or", None),
+    ],
+)
+def test_thoughts_hold_no_answer(text: str, answer: str | None) -> None:
+    (made,) = openai_chat(conversation({"role": "assistant", "content": text}), PLACE)
+    assert made.final == answer
+
+
+@pytest.mark.parametrize(
+    ("gold", "read"), [(0, "0"), ("0", "0"), (0.0, "0.0"), ("", None), (None, None)]
+)
+def test_a_right_answer_of_0_is_one(gold: Any, read: str | None) -> None:
+    (made,) = openai_chat(conversation({"role": "assistant", "content": "0"}, gold=gold), PLACE)
+    assert made.gold == read
+
+
 def test_a_last_turn_without_words_is_no_answer(tmp_path: Path) -> None:
     silent = conversation({"role": "assistant", "content": None, "refusal": "I cannot."})
     report, (chain,) = chains_of(tmp_path, silent)
@@ -503,7 +525,18 @@ def test_the_question_may_be_named_beside_the_messages(tmp_path: Path) -> None:
     ("call", "reply", "failure"),
     [
         (called("sub", '{"a": 1}'), "sub(a=1)", FailureKind.UNKNOWN_FUNCTION),
-        (called("add", '{"a": 1'), 'add({"a": 1)', FailureKind.UNPARSABLE),
+        (called("add", '{"a": 1'), 'add(**"{\\"a\\": 1")', FailureKind.UNPARSABLE),
+        (called("add", "8, 3"), 'add(**"8, 3")', FailureKind.UNPARSABLE),
+        (called("add", "a=9, b=3"), 'add(**"a=9, b=3")', FailureKind.UNPARSABLE),
+        (
+            called("add", '10, 3)\nstop("7'),
+            'add(**"10, 3)\\nstop\\u0028\\"7")',
+            FailureKind.UNPARSABLE,
+        ),
+        (called("add", "8, add(0, 7)"), 'add(**"8, add\\u00280, 7)")', FailureKind.UNPARSABLE),
+        (called("sub", "add(0, 7)"), 'sub(**"add\\u00280, 7)")', FailureKind.UNPARSABLE),
+        (called("add", "[0, 7]"), 'add(**"[0, 7]")', FailureKind.UNPARSABLE),
+        (called("add", "null"), "add()", FailureKind.MISSING_ARGUMENT),
         (called("add", ""), "add()", FailureKind.MISSING_ARGUMENT),
         (called("add", '{"a": null, "b": 2}'), "add(None, 2)", FailureKind.WRONG_TYPE),
         (called("add", '{"a-b": 1}'), 'add(**{"a-b": 1})', FailureKind.UNPARSABLE),

@@ -400,6 +400,40 @@ def test_prontoqa_problems_of_both_kinds_of_file_are_read(tmp_path: Path) -> Non
     assert all(isinstance(task.prove(p), Proved) for p in problems.values())
 
 
+@pytest.mark.parametrize(
+    ("context", "statement"),
+    [
+        ("Bob is cold. Whenever it rains, Bob swims! Cold things are red.", "Bob is red."),
+        ("Bob is cold. Cold things are red.", "Whoever is cold, is it red"),
+        ("Bob is cold. ??? Cold things are red.", "Bob is red."),
+        ("Bob is cold. If then red. Is.", "Bob is red."),
+        ("Bob likes the cat. If likes then likes. Bob is likes.", "Bob is red."),
+    ],
+)
+@pytest.mark.parametrize("name", ["proofwriter", "prontoqa"])
+def test_a_problem_with_a_sentence_of_no_known_form_is_kept_and_flagged(
+    tmp_path: Path, name: str, context: str, statement: str
+) -> None:
+    rows = [
+        {"id": id, "context": told, "question": f"True or false? {said}", "answer": "A"}
+        for id, told, said in (
+            ("read", "Bob is cold. Cold things are red.", "Bob is red."),
+            ("unread", context, statement),
+        )
+    ]
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps(rows))
+    task = load_task(name, path=str(file), shares={"train": 100})
+    problems = {p.id: p for p in task.problems("train")}
+    assert "flags" not in problems["read"].metadata
+    found = problems["unread"]
+    assert found.metadata["flags"] == ["a sentence of no known form"]
+    assert (found.gold, task.prove(found)) == ((), None)
+    chain = solve(task, found, Scripted(['stop("True")']))
+    assert (chain.outcome, chain.judgement.process_correct) == (Outcome.CORRECT, None)
+    assert set(task.report([*problems.values()]).values()) <= {0}
+
+
 def test_every_label_of_proofwriter_is_reached_by_forward_chaining(shared_data: Path) -> None:
     folder = str(shared_data / "proofwriter_owa_d5")
     task = ProofWriterTask(folder)

@@ -4,8 +4,9 @@
     trl      preference pairs (prompt, chosen, rejected) or SFT conversations, for TRL
     parquet  the same rows in columns
 
-Calls become `tool_calls` with their arguments as JSON text: the arguments that the model gave and no
-others (columns of objects would be filled up with nulls). A turn whose text is not just its call keeps
+Calls become `tool_calls` with the arguments that the model gave and no others: as JSON text, as the API
+has them (and as columns must: those of objects would be filled up with nulls); for TRL as objects,
+which chat templates write. A turn whose text is not just its call keeps
 the text beside it, and a turn that makes no call by name stays text; so `openai_chat` reads everything
 back.
 """
@@ -240,6 +241,29 @@ def as_text_column(row: Row) -> Row:
     return {**row, "tools": json.dumps(row["tools"], ensure_ascii=False)}
 
 
+def _with_objects(row: Row) -> Row:
+    """The row with the arguments of its calls as objects, for chat templates, which write them as
+    JSON."""
+    return {key: _opened(value) if key in _TURNS else value for key, value in row.items()}
+
+
+_TURNS = ("messages", "prompt", "chosen", "rejected")
+
+
+def _opened(turns: Any) -> JSON:
+    return [
+        turn | {"tool_calls": [_call_opened(call) for call in turn["tool_calls"]]}
+        if turn.get("tool_calls")
+        else turn
+        for turn in turns
+    ]
+
+
+def _call_opened(call: Mapping[str, Any]) -> JSON:
+    made = call["function"]
+    return {**call, "function": {**made, "arguments": json.loads(made["arguments"])}}
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -276,7 +300,11 @@ def write(rows: Iterable[Row], out: str | Path, *, form: str, what: str, made: s
             remedy=f"Give another folder, or a file that ends with {suffix}.",
         )
     counts: dict[str, Counter[str]] = {}
-    counted = _counted(rows if form == "openai" else map(as_text_column, rows), counts)
+    if form != "openai":
+        rows = map(as_text_column, rows)
+    if form == "trl":
+        rows = map(_with_objects, rows)
+    counted = _counted(rows, counts)
     number = _whole(file, _write_parquet if form == "parquet" else _write_lines, counted)
     files = [file]
     if file != out:
@@ -367,6 +395,7 @@ def data_card(
         + "\n".join(f"| {_cell(value)} | {number} |" for value, number in sorted(found.items()))
         for column, found in counts.items()
     ]
+    given = "objects" if form == "trl" else "JSON text"
     columns = "prompt, chosen, rejected" if what == "pairs" else "messages"
     return f"""---
 # license: the licence is yours to choose; mind those of the problems and of the models
@@ -385,7 +414,7 @@ configs:
 
 ## Columns
 
-- `{columns}`: conversations with `tool_calls` whose arguments are JSON text
+- `{columns}`: conversations with `tool_calls` whose arguments are {given}
 - `tools`: the schemas of the functions{"" if form == "openai" else ", as JSON text"}
 - the rest: where a row comes from
 

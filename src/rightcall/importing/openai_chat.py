@@ -44,13 +44,13 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
     notes: list[str] = []
     final = None
     if turns and turns[-1]["role"] == "assistant" and not _tool_calls(turns[-1]):
-        final, turns = _final(_text(turns[-1]), notes), turns[:-1]
+        final, turns = _final(_without_thoughts(_text(turns[-1])), notes), turns[:-1]
     calls, later = _conversation(turns, notes)
     made = Recorded(
         problem_id=record.get("problem_id"),
         question=asked[-1] if asked else None,
         later=tuple(later),
-        gold=record.get("gold") or None,
+        gold=None if record.get("gold") in (None, "") else record["gold"],
         model=record.get("model") or "recorded",
         sample=record.get("sample"),
         calls=tuple(calls),
@@ -89,6 +89,17 @@ def _text(message: Mapping[str, Any]) -> str:
 def _result(message: Mapping[str, Any]) -> str | None:
     """What came back, where that was recorded."""
     return None if message.get("content") is None else _text(message)
+
+
+_THOUGHT = re.compile(r"<(think|thinking)>.*?(?:</\1>|\Z)", re.DOTALL)
+_THOUGHT_END = re.compile(r"\A.*</(?:think|thinking)>", re.DOTALL)
+"""Of a thought whose beginning stood in the prompt."""
+
+
+def _without_thoughts(text: str) -> str:
+    """What a reasoning model says when it has thought."""
+    found = _THOUGHT_END.sub("", _THOUGHT.sub("", text))
+    return text if found == text else found.strip()
 
 
 # --- the answer ---------------------------------------------------------------------------------
@@ -206,9 +217,10 @@ def _call(made: Mapping[str, Any], words: str, result: str | None, notes: list[s
     given = _arguments(text)
     if given is None:
         notes.append(NOT_JSON)
-        return RecordedCall(
-            reply="\n".join([*([words] if words else []), f"{name}({text})"]), result=result
-        )
+        # Quoted, with no call inside: it fails, whatever the text says.
+        quoted = json.dumps(text, ensure_ascii=False).replace("(", "\\u0028")
+        call = f"{name}(**{quoted})"
+        return RecordedCall(reply="\n".join([*([words] if words else []), call]), result=result)
     return RecordedCall(reply=words, name=name, arguments=given, result=result)
 
 
@@ -219,4 +231,6 @@ def _arguments(text: Any) -> dict[str, Any] | None:
         given = json.loads(text) if text and text.strip() else {}
     except ValueError:
         return None
+    if given is None:
+        return {}
     return given if isinstance(given, dict) else None

@@ -2,7 +2,8 @@
 
 Both are told in controlled English, which `rightcall.tasks.rules.english` reads: the gold formulas are
 its readings, for the data sets ship none. That a reading is right shows in the labels: forward
-chaining over the gold formulas reaches them (`rightcall tasks check proofwriter` counts).
+chaining over the gold formulas reaches them (`rightcall tasks check proofwriter` counts). A problem
+with a sentence that is not read is kept without gold formulas, flagged.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rightcall.chain import Problem
-from rightcall.errors import DataError
+from rightcall.errors import CallError, DataError
 from rightcall.tasks.fol import prover
-from rightcall.tasks.fol.formula import parse
+from rightcall.tasks.fol.formula import Formula, check_arities, parse, to_text
 from rightcall.tasks.fol.prover import Verdict
 from rightcall.tasks.reading import DataSet, Hub, fields, no_problem, problem_id
 from rightcall.tasks.rules.augmentation import OPERATIONS
-from rightcall.tasks.rules.english import sentences
-from rightcall.tasks.rules.task import RuleTask, problem_of
+from rightcall.tasks.rules.chaining import literal_of, rules_of
+from rightcall.tasks.rules.english import Reader, sentences
+from rightcall.tasks.rules.task import RuleTask, problem_of, question_of
+
+UNREAD = "a sentence of no known form"
+"""The flag of a problem without gold formulas: a sentence or the statement is not read."""
 
 _LETTERS = {"A": "True", "B": "False", "C": "Unknown"}
 _OPTIONS = {"proofwriter": 3, "prontoqa": 2}
@@ -161,4 +166,26 @@ def _problem(id: str, context: str, question: str, answer: str, place: str, reco
             record,
             "Needed is an answer A, B, C, True, False or Unknown",
         )
-    return problem_of(id, sentences(context), statement, label)
+    told = sentences(context)
+    try:
+        return problem_of(id, told, statement, label, *_formulas(told, statement))
+    except (CallError, DataError):
+        return Problem(
+            id=id,
+            question=question_of(told, statement),
+            answer=label,
+            metadata={"sentences": told, "statement": statement, "flags": [UNREAD]},
+        )
+
+
+def _formulas(told: Sequence[str], statement: str) -> tuple[list[Formula], Formula]:
+    """The gold formulas and the goal, as the task's functions take them. Raises `CallError` or
+    `DataError`."""
+    reader = Reader(told)
+    premises, stated = reader.formulas(), reader.formula(statement)
+    again = [parse(to_text(one).lower()) for one in (*premises, stated)]
+    check_arities(again)
+    for one in again[:-1]:
+        rules_of(one)
+    literal_of(again[-1])
+    return premises, stated

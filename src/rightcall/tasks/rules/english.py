@@ -109,7 +109,7 @@ class Reader:
             if (made := self._about_a_kind(text)) is not None:
                 return made
             return self._clause(text)
-        except _NoSuchForm:
+        except (_NoSuchForm, ValueError, IndexError):  # the latter: a clause without words
             raise DataError(
                 "a sentence of no known form",
                 value=sentence,
