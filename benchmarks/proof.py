@@ -12,6 +12,7 @@ folder, and the stage is skipped when it is there.
     base      pretrained on generated theories (task `rules`), at the end with typical mistakes
     recorded  the programs of the large models, executed again as chains, on the problems to learn from
     own       the student's own chains on the same problems and on generated ones
+    prompted  the base before its last step, without the mistakes: evaluated only
     control   SFT of the base on all right chains
     tuned     DPO from the control on single steps, right against wrong, its own and the recorded ones
     test      half of ProofWriter's theories and all of PrOntoQA, of which nothing was trained
@@ -50,6 +51,7 @@ from rightcall.models.spec import ModelSpec, open_model
 from rightcall.pairs import PairConfig, make_pairs, write_pairs
 from rightcall.rendering import Rendered, Renderer
 from rightcall.rollout import Budget, Setting, collect
+from rightcall.stats import mean
 from rightcall.task import Task
 from rightcall.tasks.rules import ProntoQaTask, ProofWriterTask, RulesTask
 from rightcall.tasks.rules.theories import invented
@@ -58,6 +60,7 @@ from rightcall.tiny.pretrain import Shape, new_model, pretrain
 from rightcall.tiny.tokenizer import SPECIAL_TOKENS, with_chat_template
 from rightcall.train.trainer import TrainConfig, train
 
+Views = dict[str, float]
 SEED = 4_101
 MADE_UP = 0.6
 """Share of the generated theories with invented words."""
@@ -369,7 +372,7 @@ def prove(data: Path, work: Path, seed: int, threads: int, amounts: Amounts) -> 
     tuned = train(dpo, control, runs / "pairs.jsonl", runs / "tuned").output
     clock.done(f"DPO on {made} pairs")
 
-    roles = {"base": base, "control": control, "tuned": tuned}
+    roles = {"prompted": work / "prompted", "base": base, "control": control, "tuned": tuned}
     found = {
         (task.name, role): _evaluation(task, problems, spec_of(folder, role, threads), runs, role)
         for task, problems in tests.values()
@@ -452,6 +455,16 @@ def _figures(made: Evaluation) -> dict[str, Any]:
     }
 
 
+def _parts(made: Evaluation) -> Iterator[tuple[str, tuple[list[Views], list[Views]]]]:
+    """PrOntoQA's two sets of problems: answers and right reasons by problem."""
+    if made.task != "prontoqa":
+        return
+    for part, of_part in (("made-up kinds", True), ("real kinds", False)):
+        own = [s for s in made.scores if s.problem_id.startswith("ProntoQA") == of_part]
+        if own:
+            yield part, ([s.correct for s in own], [s.right_reason for s in own])
+
+
 def _against_base(found: dict[tuple[str, str], Evaluation], task: str, role: str) -> Comparison:
     return compare(found[task, "base"], found[task, role])
 
@@ -467,6 +480,9 @@ def _tables(
         own = _figures(made)
         shares = [f"{100 * own[key]:.1f}" for key in ("accuracy", "right_reason", "invalid")]
         rows.append((task, role, own["problems"], *shares))
+        for part, scores in _parts(made):
+            right = (f"{100 * mean([s[made.headline] for s in view]):.1f}" for view in scores)
+            rows.append((f"{task}, {part}", role, len(scores[0]), *right, ""))
         if role != "base":
             results = _against_base(found, task, role).results
             for what, view in (("answer", made.headline), (RIGHT_REASON, RIGHT_REASON)):
