@@ -1,7 +1,7 @@
 """The proof on real problems: chains that large models left behind tune a student of two million
 parameters.
 
-    python -m benchmarks.proof --data FOLDER          # an hour and more
+    python -m benchmarks.proof --data FOLDER          # about two hours
     python -m benchmarks.proof --data FOLDER --quick  # every stage, minutes, figures of no meaning
 
 FOLDER holds `proofwriter/dev.json` and `prontoqa/*.jsonl` (problems) and
