@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -49,8 +50,9 @@ def test_every_stage_runs_from_nothing_to_the_tables(
         short=8, full=6, mistaken=6, words=60, **tokens, generated=2, samples=1, limit=4
     )
     tables = proof.prove(shared_data, tmp_path, 0, 1, little)
-    for name in ("proofwriter |    base", "prontoqa    |   tuned", "gpt-4", "text-davinci-003"):
-        assert name in tables
+    rows = [re.sub(r"\s+", " ", line) for line in tables.splitlines()]
+    for name in ("| proofwriter | base |", "| prontoqa | tuned |", "| gpt-4 |", "| text-davinci-003 |"):
+        assert any(row.startswith(name) for row in rows)
     recorded = list(ChainStore(tmp_path / "recorded.jsonl").latest())
     tested = {
         chain.problem_id
