@@ -278,3 +278,11 @@ def test_a_record_that_cannot_be_read_is_not_taken_for_a_missing_split(tmp_path:
     (tmp_path / "test.jsonl").write_text("no JSON")
     with pytest.raises(DataError, match=r"test\.jsonl, line 1, is not JSON"):
         check_task(load_task("gsm8k", path=str(tmp_path)), 2)
+
+
+def test_a_gold_chain_longer_than_the_largest_budget_is_a_fault() -> None:
+    class Hasty(SumTask):
+        budgets = (1,)
+
+    first = failures(check_task(Hasty(), 2))["gold chains re-executed"][0]
+    assert "takes 2 calls, the largest budget is 1" in first

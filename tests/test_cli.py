@@ -251,6 +251,19 @@ def test_collect_is_resumed_and_adds_nothing(rightcall: Command, tmp_path: Path)
     assert out.read_bytes() == written
 
 
+def test_chains_may_take_the_tasks_largest_budget_unless_told_otherwise(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    arguments = ("collect", "rules", "--model", "gold", "--count", 30, "--samples", 1)
+    arguments = (*arguments, "--temperature", 0, "--out")
+    assert rightcall(*arguments, tmp_path / "whole.jsonl").code == 0
+    assert rightcall(*arguments, tmp_path / "cut.jsonl", "--steps", 20).code == 0
+    lengths = [len(chain.steps) for chain in ChainStore(tmp_path / "whole.jsonl")]
+    assert max(lengths) > 20
+    cut = [len(chain.steps) for chain in ChainStore(tmp_path / "cut.jsonl")]
+    assert sorted(cut) == sorted(min(20, n) for n in lengths)
+
+
 def test_pairs_are_made_counted_and_checked_for_leaks(
     rightcall: Command, chains: Path, tmp_path: Path
 ) -> None:

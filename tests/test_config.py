@@ -45,6 +45,18 @@ def test_a_table_at_the_top_holds_for_all_tasks_and_a_task_overrides_it_by_key()
     assert config.tasks["fol"].train.dpo.epochs == 2
 
 
+def test_steps_are_as_many_as_the_task_may_need_unless_given() -> None:
+    rules = small(tasks={"theories": {"task": "rules"}}).tasks["theories"]
+    steps = max(rules.evaluate.budgets)
+    assert steps > 20
+    assert (rules.collect.teacher.steps, rules.collect.student.steps) == (steps, steps)
+    assert small().tasks["math"].evaluate.budgets == (10, 20)
+    given = small(collect={"student": {"steps": 5}}, evaluate={"budgets": [4]}, tasks={"rules": {}})
+    rules = given.tasks["rules"]
+    assert (rules.collect.student.steps, rules.evaluate.budgets) == (5, (4,))
+    assert rules.collect.teacher.steps == steps
+
+
 def test_the_seed_of_the_run_is_the_seed_of_its_stages_unless_they_name_their_own() -> None:
     config = small(seed=7, train={"dpo": {"seed": 1}})
     math = config.tasks["math"]

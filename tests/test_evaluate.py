@@ -253,6 +253,22 @@ def test_nothing_to_evaluate_and_doubled_ids_are_refused(tmp_path: Path) -> None
         summarise([toys.chain("add(1, 1)"), toys.chain("add(1, 1)", sample=1)])
 
 
+class Patient(toys.SumTask):
+    budgets = (3, 4)
+
+
+def test_a_tasks_own_budgets_hold_unless_others_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "base.jsonl"
+    patient = Setting(Patient(), Patient().function_set(), "base")
+    model = toys.Played(plodder(2))
+    result = evaluate(patient, model, PROBLEMS, path)
+    assert (result.budgets, result.accuracy["3"].value, result.accuracy["4"].value) == ((3, 4), 0, 1)
+    assert load_evaluation(path) == result
+    assert load_evaluation(path, budgets=(4,)).budgets == (4,)
+    other = tmp_path / "other.jsonl"
+    assert evaluate(patient, model, PROBLEMS, other, EvaluateConfig(budgets=(2,))).budgets == (2,)
+
+
 def test_budgets_are_sorted_and_checked() -> None:
     assert EvaluateConfig(budgets=(20, 10, 10)).budgets == (10, 20)
     with pytest.raises(ConfigError, match="positive"):

@@ -56,6 +56,10 @@ def loaded(folder: Path, body: str, **options: object) -> Task:
             "task Mine lacks a method: 'problems'",
         ),
         (
+            "class Mine(Base):\n    budgets = (10, 0)",
+            r"budgets of task Mine are not numbers of steps: \(10, 0\)",
+        ),
+        (
             "class Mine(Base):\n    functions = (stop, len)",
             "functions of task Mine holds something else: <built-in function len>",
         ),
@@ -77,6 +81,7 @@ def loaded(folder: Path, body: str, **options: object) -> Task:
         "no functions",
         "no instruction",
         "no problems",
+        "no budget",
         "no function",
         "failing constructor",
         "a function's role",

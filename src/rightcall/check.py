@@ -229,6 +229,8 @@ def _gold_fault(
         return f"the chain stops at call {len(chain.steps)} of {len(calls)}"
     if chain.outcome is not Outcome.CORRECT:
         return f"the chain answers {chain.answer!r}, gold is {problem.answer!r}"
+    if len(chain.steps) > max(task.budgets):
+        return f"the chain takes {len(chain.steps)} calls, the largest budget is {max(task.budgets)}"
     if chain.judgement.process_correct is False:
         return f"the process is judged wrong: {'; '.join(chain.judgement.evidence)}"
     return None

@@ -85,14 +85,18 @@ PairsFile = Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs file."
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same problems and chains.")]
 Count = Annotated[int, typer.Option(min=1, help="How many problems.")]
-Steps = Annotated[int, typer.Option(min=1, help="Calls per chain at most.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Calls per chain at most; the task's largest budget by default."),
+]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Override a setting (TOML literal)."),
 ]
 Budgets = Annotated[
-    list[int] | None, typer.Option(min=1, help="A step budget; may be repeated. 10 and 20 by default.")
+    list[int] | None,
+    typer.Option(min=1, help="A step budget; may be repeated. Those of the evaluation by default."),
 ]
 OnCluster = Annotated[
     list[str] | None,
@@ -286,7 +290,7 @@ def solve(
     split: Split = "test",
     functions: Functions = None,
     dialect: Dialect = "python",
-    steps: Steps = 20,
+    steps: Steps = None,
     temperature: Temperature = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
     seed: Seed = 0,
@@ -324,7 +328,7 @@ def solve(
             source="solve",
             seed=seed,
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
-            budget=rollout.Budget(steps=steps),
+            budget=rollout.Budget(steps=steps or max(loaded.budgets)),
             dialect=dialect,
         )
     if as_json:
@@ -349,7 +353,7 @@ def collect(
     samples: Annotated[int, typer.Option("--samples", "-k", min=1, help="Chains per problem.")] = 4,
     temperature: Temperature = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
-    steps: Steps = 20,
+    steps: Steps = None,
     enough: Annotated[
         str | None,
         typer.Option(
@@ -380,7 +384,7 @@ def collect(
     loaded = _load(task, option)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     wanted = loaded.function_set(_names(functions))
-    budget = rollout.Budget(steps=steps)
+    budget = rollout.Budget(steps=steps or max(loaded.budgets))
     setting = rollout.Setting(loaded, wanted, source, sampling, budget, seed, dialect)
     problems = list(loaded.problems(split, count, seed))
     spec, wished = ModelSpec.parse(model, **_table(setting_of_model)), _enough(enough)
@@ -715,7 +719,7 @@ def search(
     by: RightBy = "process",
     temperature: Temperature = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
-    steps: Steps = 20,
+    steps: Steps = None,
     functions: Functions = None,
     dialect: Dialect = "python",
     seed: Seed = 0,
@@ -736,7 +740,7 @@ def search(
     loaded = _load(task, option)
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     wanted = loaded.function_set(_names(functions))
-    budget = rollout.Budget(steps=steps)
+    budget = rollout.Budget(steps=steps or max(loaded.budgets))
     setting = rollout.Setting(loaded, wanted, source, sampling, budget, seed, dialect)
     problems = list(loaded.problems(split, count, seed))
     config = searching.SearchConfig(rollouts=rollouts, chains=per_problem)
@@ -1003,10 +1007,9 @@ def compare_(
 ) -> None:
     """Is the second better than the first? Paired by problem: interval, McNemar, Wilcoxon."""
     from rightcall import compare, terminal
-    from rightcall.evaluate import BUDGETS
 
     result = compare.compare(
-        _existing(a), _existing(b), budgets=budget or BUDGETS, drop_errored=drop_errored
+        _existing(a), _existing(b), budgets=budget or (), drop_errored=drop_errored
     )
     if as_json:
         print(result.model_dump_json(indent=2))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rightcall.chain import Frozen
 from rightcall.errors import ConfigError, DataError
-from rightcall.evaluate import BUDGETS, POOLED, Evaluation, ProblemScore, load_evaluation
+from rightcall.evaluate import POOLED, Evaluation, ProblemScore, load_evaluation
 from rightcall.stats import (
     CONFIDENCE,
     RESAMPLES,
@@ -91,13 +91,13 @@ def compare(
     a: Evaluation | str | Path,
     b: Evaluation | str | Path,
     *,
-    budgets: Sequence[int] = BUDGETS,
+    budgets: Sequence[int] = (),
     drop_errored: bool = False,
     gains: Sequence[float] = GAINS,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Comparison:
-    """Compare two evaluations, or two files of chains (read with `budgets`).
+    """Compare two evaluations, or two files of chains (under `budgets`, or those that were reported).
 
     Raises `DataError` if they are of different tasks or budgets, if their problem sets differ, or
     if a chain errored; with `drop_errored` such problems are left out on both sides and listed.

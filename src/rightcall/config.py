@@ -31,6 +31,7 @@ from rightcall.pairs import PairConfig
 from rightcall.rollout import Budget, Enough
 from rightcall.search import SearchConfig
 from rightcall.settings import Table, checked, flat, merged, set_key
+from rightcall.task import step_budgets
 from rightcall.train.trainer import TrainConfig
 
 
@@ -83,7 +84,7 @@ class Collect(Frozen):
     max_tokens: int = Field(256, ge=1)
     """Tokens per reply at most."""
     steps: int = Field(20, ge=1)
-    """Calls per chain at most."""
+    """Calls per chain at most; in a run the largest of the task's budgets unless given."""
     tokens: int = Field(4096, ge=1)
     """Tokens per chain at most."""
 
@@ -282,10 +283,11 @@ def resolve(table: Mapping[str, Any]) -> RunConfig:
     seeds = {name: {"seed": file.seed} for name in ("augment", "pairs")}
     seeded = {**seeds, "train": {m: {"seed": file.seed} for m in ("sft", "dpo")}}
     shared = merged(seeded, {key: table[key] for key in Stages.model_fields if key in table})
-    tasks = {
-        name: checked(TaskRun, {"task": name, **merged(shared, own)}, at=f"tasks.{name}")
-        for name, own in file.tasks.items()
-    }
+    tasks = {}
+    for name, own in file.tasks.items():
+        given = {"task": name, **merged(shared, own)}
+        settings = checked(TaskRun, given, at=f"tasks.{name}")
+        tasks[name] = checked(TaskRun, merged(_of_task(settings.task), given), at=f"tasks.{name}")
     return RunConfig(
         rightcall=file.rightcall or _version(),
         name=file.name,
@@ -293,6 +295,13 @@ def resolve(table: Mapping[str, Any]) -> RunConfig:
         report=file.report,
         tasks=tasks,
     )
+
+
+def _of_task(task: str) -> dict[str, Any]:
+    """The settings that hang on the task where the file does not give them."""
+    budgets = step_budgets(task)
+    steps = {"steps": max(budgets)}
+    return {"collect": {"teacher": steps, "student": steps}, "evaluate": {"budgets": list(budgets)}}
 
 
 def dump_config(config: Frozen) -> str:

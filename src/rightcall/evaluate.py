@@ -50,9 +50,8 @@ from rightcall.models import ChatModel, Sampling
 from rightcall.rate import Rate, rate
 from rightcall.rollout import Budget, Job, Setting, chain_key
 from rightcall.stats import mean, pass_at_k
+from rightcall.task import BUDGETS
 
-BUDGETS = (10, 20)
-"""The paper's step budgets."""
 POOLED = "pooled"
 
 K = TypeVar("K", FailureKind, StopReason)
@@ -64,8 +63,9 @@ Chains = dict[tuple[str, int], Chain]
 class EvaluateConfig(Frozen):
     """How models are evaluated; the same for every role, or nothing can be compared."""
 
-    budgets: tuple[int, ...] = Field(BUDGETS, min_length=1)
-    """Step budgets that are reported; chains are rolled out once, at the largest."""
+    budgets: tuple[int, ...] = ()
+    """Step budgets that are reported; chains are rolled out once, at the largest. The task's own if
+    none is given."""
     samples: int = Field(0, ge=0)
     """Sampled chains per problem, beside the greedy one."""
     temperature: float = Field(1.0, gt=0)
@@ -80,7 +80,7 @@ class EvaluateConfig(Frozen):
     @field_validator("budgets")
     @classmethod
     def _ascending(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
-        return _checked_budgets(budgets)
+        return _checked_budgets(budgets) if budgets else ()
 
 
 class ProblemScore(Frozen):
@@ -158,6 +158,8 @@ class Evaluation(Frozen):
 class Circumstances(Frozen):
     """What the chains of an evaluation do not say themselves; a file beside them."""
 
+    budgets: tuple[int, ...] = BUDGETS
+    """What was reported."""
     functions: tuple[ShownFunction, ...]
     """What the chains were offered, in order."""
     counterfactual: CounterfactualPlan | None = None
@@ -220,9 +222,10 @@ def evaluate(
     figures are never mixed.
     """
     by = model if isinstance(model, Collector) else InProcess(model)
+    budgets = config.budgets or setting.task.budgets
     greedy = replace(
         setting,
-        budget=Budget(steps=config.budgets[-1], tokens=config.tokens),
+        budget=Budget(steps=max(budgets), tokens=config.tokens),
         sampling=Sampling(temperature=0.0, max_tokens=config.max_tokens),
     )
     drawn = replace(
@@ -233,6 +236,7 @@ def evaluate(
     samples = _rolled_out(drawn, by, problems, config.samples, beside, on_chain)
     probes, plan = counterfactual.plan(greedy, by.name, problems, chains, config.counterfactual)
     made = Circumstances(
+        budgets=budgets,
         functions=shown_functions(setting.functions),
         counterfactual=plan if config.counterfactual else None,
     )
@@ -242,7 +246,7 @@ def evaluate(
         chains,
         samples,
         problems=problems,
-        budgets=config.budgets,
+        budgets=budgets,
         circumstances=made,
         probed=probed,
     )
@@ -267,15 +271,18 @@ def load_evaluation(
     path: str | Path,
     *,
     problems: Sequence[Problem] | None = None,
-    budgets: Sequence[int] = BUDGETS,
+    budgets: Sequence[int] = (),
 ) -> Evaluation:
-    """The evaluation of chains already in files: greedy at `path`, sampled beside it if any."""
+    """The evaluation of chains already in files: greedy at `path`, sampled beside it if any; under the
+    budgets that were reported, or the paper's, unless others are given."""
+    circumstances = read_circumstances(path)
+    known = circumstances.budgets if circumstances else BUDGETS
     return summarise(
         read_chains(path).values(),
         read_chains(samples_path(path)).values(),
         problems=problems,
-        budgets=budgets,
-        circumstances=read_circumstances(path),
+        budgets=budgets or known,
+        circumstances=circumstances,
         probed=read_probed(path),
     )
 

@@ -22,6 +22,8 @@ from rightcall.errors import ConfigError, DefinitionError, RightCallError, neare
 from rightcall.functions import Function, FunctionSet, State, States
 
 SPLITS = ("train", "validation", "test")
+BUDGETS = (10, 20)
+"""The paper's step budgets."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Task(ABC):
     subsets: dict[str, tuple[str, ...]] = {}
     """Named selections of function names that a run may choose, besides "all"."""
     default_subset: str = "all"
+    budgets: tuple[int, ...] = BUDGETS
+    """Step budgets, ascending, under which a model is evaluated unless it is said otherwise; a chain
+    may take the largest. Right chains must fit it."""
     operations: Mapping[str, Callable[..., Any]] = {}
     """Name → what augmentation may do with this task's problems and chains: each is an
     `rightcall.augment.Operation`."""
@@ -173,6 +178,13 @@ def load_task(spec: str, **options: Any) -> Task:
     return _made(spec, _task_class(spec), options)
 
 
+def step_budgets(spec: str) -> tuple[int, ...]:
+    """`Task.budgets` of a task by the names that `load_task` takes, without making it. Raises
+    `DefinitionError`."""
+    name, _ = PRESETS.get(spec, (spec, {}))
+    return _task_class(name).budgets
+
+
 def _task_class(spec: str) -> type[Task]:
     """The class of a task, by built-in name, `path/to/file.py:Class` or `module:Class`. Raises
     `DefinitionError`."""
@@ -206,6 +218,12 @@ def _check_class(made: type[Task]) -> None:
     if missing := sorted(made.__abstractmethods__):
         raise DefinitionError(
             f"task {made.__name__} lacks a method", value=missing[0], remedy="Write it: see `Task`."
+        )
+    if not (made.budgets and all(isinstance(b, int) and b > 0 for b in made.budgets)):
+        raise DefinitionError(
+            f"budgets of task {made.__name__} are not numbers of steps",
+            value=made.budgets,
+            remedy="For example budgets = (10, 20).",
         )
     listed = inspect.getattr_static(made, "functions")
     others = [one for one in listed if not isinstance(one, Function)] if _is_list(listed) else []

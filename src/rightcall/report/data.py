@@ -26,7 +26,6 @@ from rightcall.chain import JSON, Chain, Problem
 from rightcall.compare import Comparison, across_tasks, compare
 from rightcall.errors import DataError
 from rightcall.evaluate import (
-    BUDGETS,
     Evaluation,
     Selection,
     at_budget,
@@ -36,6 +35,7 @@ from rightcall.evaluate import (
     samples_path,
     summarise,
 )
+from rightcall.task import BUDGETS
 
 ROLES = ("base", "teacher", "control", "tuned")
 """In the order the page shows them; other roles follow by name."""

@@ -153,6 +153,7 @@ class RuleTask(Task):
         "Write every sentence as a formula with the text's own words, then the statement as the goal."
     )
     functions = (premise, goal, stop)
+    budgets = (16, 32)
     proof = "labels reached from the gold formulas by forward chaining"
 
     def states(self, problem: Problem) -> Sequence[State]:
