@@ -6,8 +6,8 @@
 For each seed a few problems are collected on as in the demo. Then the student is trained as in the demo
 (SFT on whole chains, DPO on single steps from there) on pairs of the chains as they are, of these and
 one family of operations, and of these and all, each cut (or repeated) to as many trained tokens. Every
-model solves the same held-out problems twice: with the functions as the task shows them, and with
-functions in another order under other names, of which no training saw any. All is kept in
+model solves the same held-out problems with the functions as the task shows them, and some of them with
+the functions in other orders, and in other orders under other names. All is kept in
 `build/augmentation`; called again, it goes on.
 """
 
@@ -47,9 +47,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     ),
 }
 ARMS = (*FAMILIES, "all")
-SHOWN_OTHERWISE = ("rename_functions", "shuffle_functions")
+SHOWN_OTHERWISE: dict[str, tuple[str, ...]] = {
+    "shuffled": ("shuffle_functions",),
+    "shown": ("rename_functions", "shuffle_functions"),
+}
+"""View → what is done to the functions, beside the view "plain" of the functions as they are."""
 SETS = 4
-"""Other function sets that the held-out problems are spread over."""
+"""Other function sets that the held-out problems of such a view are spread over."""
 
 
 @dataclass(frozen=True)
@@ -153,27 +157,29 @@ def measured(place: Place, spec: ModelSpec, folder: Path, amounts: Amounts) -> d
         plain = evaluate(
             place.setting("arm"), model, problems, folder / "eval.jsonl", place.settings.evaluate
         )
-        chains: list[Chain] = []
+        made = {"plain": plain}
         problems = problems[: amounts.tests_otherwise]
-        for number, functions in enumerate(shown_otherwise(place, problems)):
-            setting = replace(place.setting("arm"), functions=functions)
-            mine = problems[number::SETS]
-            path = folder / f"shown-{number}.jsonl"
-            evaluate(setting, model, mine, path, place.settings.evaluate)
-            chains += ChainStore(path).latest()
-    return {
-        "plain": plain,
-        "otherwise": summarise(chains, problems=problems, budgets=place.settings.evaluate.budgets),
-    }
+        for view, names in SHOWN_OTHERWISE.items():
+            chains: list[Chain] = []
+            for number, functions in enumerate(shown_otherwise(place, problems, names)):
+                setting = replace(place.setting("arm"), functions=functions)
+                path = folder / f"{view}-{number}.jsonl"
+                evaluate(setting, model, problems[number::SETS], path, place.settings.evaluate)
+                chains += ChainStore(path).latest()
+            budgets = place.settings.evaluate.budgets
+            made[view] = summarise(chains, problems=problems, budgets=budgets)
+    return made
 
 
-def shown_otherwise(place: Place, problems: Sequence[Problem]) -> list[FunctionSet]:
-    """Function sets in another order under other names."""
+def shown_otherwise(
+    place: Place, problems: Sequence[Problem], names: Sequence[str]
+) -> list[FunctionSet]:
+    """The task's functions after these operations."""
     made = []
     for number in range(SETS):
         rng = Random(f"shown otherwise {place.seed} {number}")
         functions = place.task.function_set(place.settings.functions)
-        for name in SHOWN_OTHERWISE:
+        for name in names:
             original = original_of(place.task, functions, problems[number])
             functions = load_operation(place.task, name)(original, rng).functions or functions
         made.append(functions)
@@ -214,9 +220,9 @@ def main(
 
 HEAD = (
     *("task", "seed", "chains", "accuracy %", "right reason %", "gain over base, points"),
-    *("other functions %", "gain there", "SFT rows", "DPO rows"),
+    *("other order %", "gain there", "other names %", "gain with them", "SFT rows", "DPO rows"),
 )
-MEANS = ("task", "chains", "accuracy %", "right reason %", "other functions %")
+MEANS = ("task", "chains", "accuracy %", "right reason %", "other order %", "other names %")
 
 
 def _row(
@@ -228,7 +234,6 @@ def _row(
     counts: dict[str, tuple[int, int, int]],
 ) -> dict[str, Any]:
     plain: Evaluation = made["plain"]
-    other: Evaluation = made["otherwise"]
 
     def gain(view: str) -> str:
         if name == "base":
@@ -236,16 +241,22 @@ def _row(
         found = compare(base[view], made[view]).results[made[view].headline]
         return f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
 
+    def accuracy(view: str) -> str:
+        found: Evaluation = made[view]
+        return f"{100 * found.accuracy[found.headline].value:.1f}"
+
     rows = {m: f"{taken} of {there}, {epochs} times" for m, (taken, there, epochs) in counts.items()}
     return {
         "task": place.folder.name,
         "seed": seed,
         "chains": name,
-        "accuracy %": f"{100 * plain.accuracy[plain.headline].value:.1f}",
+        "accuracy %": accuracy("plain"),
         "right reason %": f"{100 * plain.right_reason[plain.headline].value:.1f}",
         "gain over base, points": gain("plain"),
-        "other functions %": f"{100 * other.accuracy[other.headline].value:.1f}",
-        "gain there": gain("otherwise"),
+        "other order %": accuracy("shuffled"),
+        "gain there": gain("shuffled"),
+        "other names %": accuracy("shown"),
+        "gain with them": gain("shown"),
         "SFT rows": rows.get("sft", ""),
         "DPO rows": rows.get("dpo", ""),
     }
