@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rightcall import cli
 from rightcall.chain import ByProblem, Chain, ChainStore, Judgement, Outcome, Problem, StopReason
 from rightcall.errors import ConfigError, DataError, DefinitionError, FailureKind
+from rightcall.functions import function
 from rightcall.importing import (
     ImportReport,
     Place,
@@ -548,6 +549,80 @@ def test_a_wrong_tool_call_is_kept_as_a_call_that_failed(
 ) -> None:
     _, (chain,) = chains_of(tmp_path, conversation({"role": "assistant", "tool_calls": [call]}))
     assert [(s.reply, s.observation.failure) for s in chain.steps] == [(reply, failure)]
+
+
+@function(example="total(2, 3)", trusted=True)
+def total(a: int, b: int, times: int = 1, *more: int, note: str | None = "none") -> int:
+    """Add, so many times."""
+    return (a + b) * times + sum(more)
+
+
+class TotalTask(SumTask):
+    """Sums by a function that has defaults."""
+
+    functions = (total, *SumTask.functions)
+
+
+def made_again(
+    tmp_path: Path, *turns: dict[str, Any], dialect: str = "python", **fields: Any
+) -> tuple[ImportReport, Chain]:
+    """The chain of a conversation about "What is 0 + 7?", by the functions of `TotalTask`."""
+    log, task = write_log(tmp_path / "log.jsonl", conversation(*turns, **fields)), TotalTask()
+    out = tmp_path / "made.jsonl"
+    out.unlink(missing_ok=True)
+    report = import_chains(
+        read_log(openai_chat, log), task, every_problem(task, ("train",), 9), out, dialect=dialect
+    )
+    (chain,) = ChainStore(out)
+    return report, chain
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_a_null_for_what_has_a_default_is_read_as_not_given(tmp_path: Path, dialect: str) -> None:
+    strict = '{"a": 0, "b": 7, "times": null, "more": null, "note": null}'
+    turn = {"role": "assistant", "tool_calls": [called("total", strict)]}
+    report, chain = made_again(tmp_path, turn, dialect=dialect)
+    (step,) = chain.steps
+    assert (step.observation.text, step.observation.failure) == ("7", None)
+    assert "note" in step.reply  # which takes a null
+    assert "times" not in step.reply
+    assert report.notes == {"null for an argument that has a default, read as not given": 2}
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_a_null_for_what_must_be_given_fails(tmp_path: Path, dialect: str) -> None:
+    turn = {"role": "assistant", "tool_calls": [called("total", '{"a": null, "b": 7}')]}
+    report, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert chain.failures == (FailureKind.WRONG_TYPE,)
+    assert report.notes == {}
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+@pytest.mark.parametrize(
+    "words", ["add(9, 9)", "print(3)", "I think:\nstop('7')", "add(", "<think>So", "Let me add."]
+)
+def test_words_beside_broken_arguments_are_never_run(tmp_path: Path, words: str, dialect: str) -> None:
+    call = called("add", '{"a": 0')
+    turn = {"role": "assistant", "content": words, "tool_calls": [call]}
+    _, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert chain.failures == (FailureKind.UNPARSABLE,)
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+@pytest.mark.parametrize("name", ["now stop", "stop(7) or add", "my.server.stop it", "", "7"])
+def test_a_name_that_no_function_can_have_is_an_unknown_one(
+    tmp_path: Path, name: str, dialect: str
+) -> None:
+    turn = {"role": "assistant", "tool_calls": [called(name, '{"answer": "7"}')]}
+    _, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert chain.answer is None
+    assert chain.failures in [(FailureKind.UNKNOWN_FUNCTION,), (FailureKind.UNPARSABLE,)]
+
+
+def test_a_call_inside_of_the_arguments_of_one_that_fails_is_not_run(tmp_path: Path) -> None:
+    call = called("sub", '{"a-b": "add(0, 7)"}')
+    _, chain = made_again(tmp_path, {"role": "assistant", "tool_calls": [call]})
+    assert chain.failures == (FailureKind.UNPARSABLE,)
 
 
 def test_words_beside_a_call_are_kept_unless_they_would_be_read_as_another(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ PARALLEL = "turn with several calls, made successive steps"
 SPOKEN = "last text taken as the answer"
 READ = "answer read from the last text"
 EMPTY = "last turn without words or a call, no answer"
-NOT_JSON = "arguments that are no JSON object, kept as they are"
+NOT_JSON = "arguments that are no JSON object: a call that fails"
 
 
 def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
@@ -217,10 +217,8 @@ def _call(made: Mapping[str, Any], words: str, result: str | None, notes: list[s
     given = _arguments(text)
     if given is None:
         notes.append(NOT_JSON)
-        # Quoted, with no call inside: it fails, whatever the text says.
-        quoted = json.dumps(text, ensure_ascii=False).replace("(", "\\u0028")
-        call = f"{name}(**{quoted})"
-        return RecordedCall(reply="\n".join([*([words] if words else []), call]), result=result)
+        sent = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+        return RecordedCall(reply=words, name=name, broken=sent, result=result)
     return RecordedCall(reply=words, name=name, arguments=given, result=result)
 
 

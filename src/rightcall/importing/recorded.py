@@ -48,6 +48,14 @@ class RecordedCall(Frozen):
     """The function, where the log has the call apart from the words."""
     arguments: dict[str, JSON] = Field(default_factory=dict)
     """By name."""
+    broken: str | None = None
+    """In place of arguments: what the model sent, if that is none. Such a call fails."""
+    input: str | None = None
+    """In place of arguments: the text that a custom (free-form) tool was given. It is the only argument
+    of its function."""
+    exact: str = ""
+    """The model's exact reply, where the log has the call by name and that too. It is used if it makes
+    this very call."""
     result: str | None = None
     """What the log has as the call's result; None if it has none."""
 
@@ -60,6 +68,9 @@ class Recorded(Frozen):
     """In order. They need not stop: see `final` and `answers`."""
     problem_id: str | None = None
     question: str | None = None
+    nulls_given: bool = False
+    """Whether a null in `arguments` is what the model meant. If not, a null for a parameter that has a
+    default and takes no null is read as not given: OpenAI's strict mode wants every parameter named."""
     later: tuple[tuple[int, str], ...] = ()
     """What the user said after the first reply, with the number of calls before it. If one of these is
     a problem's question, the attempt is at the last such problem and begins there."""

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import get_type_hints
 
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
-from rightcall.dialects import DIALECTS
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
-from rightcall.importing.recorded import Place, Recorded, RecordedCall, Unreadable
+from rightcall.importing.recorded import Place, Recorded, Unreadable
+from rightcall.importing.spelling import in_replies
 from rightcall.importing.summary import ImportReport, Tally, Unplaced
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
-from rightcall.models.scripted import Replay
-from rightcall.native import Invocation, Said
+from rightcall.models.scripted import Replay, in_its_dialect
 from rightcall.rollout import Budget, Job, Setting, chain_key, rollouts
 from rightcall.task import Task, task_errors
-from rightcall.tool_calls import call_text, named_text, spoken
+from rightcall.tool_calls import call_text
 
 MAX_STEPS = 10_000
 """Of a recorded chain; it ends where its record does."""
@@ -293,7 +292,8 @@ class _Import:
             if isinstance(found, Unplaced):
                 self.tally.without_problem.append(found)
                 continue
-            problem, one = found.problem, _replies(found.recorded, self.setting)
+            problem = found.problem
+            one = in_replies(found.recorded, self.setting.functions, self.setting.dialect)
             if found.own:
                 self.tally.own.add(problem.id)
             number = numbers[one.model, problem.id]
@@ -324,40 +324,14 @@ class _Import:
         found = there.get(self.setting.task.name, problem, one.key)
         if found is None:
             return None
-        dialect, functions = DIALECTS[self.setting.dialect], self.setting.functions
-        said = (dialect.spelled(call.reply, functions) for call in one.recorded.calls)
-        if any(step.reply != reply for step, reply in zip(found.steps, said, strict=False)):
+        said = one.recorded.calls
+        if any(step.reply != call.reply for step, call in zip(found.steps, said, strict=False)):
             raise DataError(
                 f"{one.place}, is not what was imported from it before",
                 value=f"problem {problem}, chain {one.key}",
                 remedy="The log has changed: import it into another file.",
             )
         return found
-
-
-LEFT_OUT = "words beside a call left out: they would be read as another call"
-
-
-def _replies(recorded: Recorded, setting: Setting) -> Recorded:
-    """The attempt with every call as a reply: in Python syntax, or natively where it has a name."""
-    functions, native = setting.functions, setting.dialect == "native"
-    if all(call.name is None for call in recorded.calls):
-        return recorded
-    calls, notes = [], list(recorded.notes)
-    for call in recorded.calls:
-        if call.name is not None and native:
-            words = call.reply.strip()
-            reply = str(Said(words, (Invocation(call.name, dict(call.arguments)),)))
-            call = RecordedCall(reply=reply, result=call.result)
-        elif call.name is not None:
-            reply = named_text(call.name, call.arguments, functions)
-            if call.reply.strip():
-                both = spoken(call.reply, call.name, call.arguments, functions)
-                notes += [LEFT_OUT] if both is None else []
-                reply = reply if both is None else both
-            call = RecordedCall(reply=reply, result=call.result)
-        calls.append(call)
-    return recorded.model_copy(update={"calls": tuple(calls), "notes": tuple(notes)})
 
 
 class _Replay(Replay):
@@ -377,7 +351,7 @@ class _Replay(Replay):
             return Reply(text="", finish_reason="end")
         if self._stop is None:
             return Reply(text=answer)
-        return Reply(text=call_text(self._stop.name, (answer,)))
+        return in_its_dialect(Reply(text=call_text(self._stop.name, (answer,))), request)
 
 
 def _answer(recorded: Recorded, result: str) -> str | None:
