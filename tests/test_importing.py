@@ -138,6 +138,18 @@ def test_calls_after_the_end_of_a_chain_are_counted(tmp_path: Path) -> None:
         ("3.3", "3.5", "different"),
         ("7", "Error: no", "different"),
         ("noted", "note", "different"),
+        ('{"result": 38}', "38", "exact"),
+        ('{"result": {"value": "$38.00"}}', "38", "exact"),
+        ('{"status": "ok", "output": 38, "seconds": 2}', "38", "exact"),
+        ('"38"', "38", "exact"),
+        ('{"result": 3.33}', "10/3", "rounded"),
+        ("true", "True", "exact"),
+        ('["a", 1]', "['a', 1]", "exact"),
+        ('{"a": 1, "b": 38}', "38", "different"),
+        ('{"a": 1, "b": 38}', "{'a': 1, 'b': 38}", "exact"),
+        ('{"result": 39}', "38", "different"),
+        ('{"error": "no"}', "38", "different"),
+        ("{}", "38", "different"),
     ],
 )
 def test_a_recorded_result_is_compared_as_text_then_as_a_number(
@@ -442,6 +454,18 @@ def test_a_result_belongs_to_the_call_of_its_id_and_by_place_only_without_ids() 
         ("$170.40", None),
         ("I **really** cannot tell **which of the two it is**:", "really"),
         ("No idea.", None),
+        ("The answer is not 5 but 6.", "6"),
+        ("The answer isn't 5, it's 6 apples.", "6 apples"),
+        ("The answer is **not 5**. It is **6**.", "6"),
+        ("The answer is not \\boxed{5} but \\boxed{6}.", "6"),
+        ("The answer is 6, not 5.", "6"),
+        ("The answer is 6 rather than 5.", "6"),
+        ("The answer is 5? No, the answer is not 5.\nThe answer is 6", "6"),
+        ("The answer is 6.\nThe answer is not 5.", "6"),
+        ("The answer is not 5.\nIt is **6**.", "6"),
+        ("The answer is not True but False.", "False"),
+        ("The answer is not known.", "not known"),
+        ("The answer is: not all cats are red.", "not all cats are red"),
     ],
 )
 def test_the_answer_is_read_from_the_last_text(text: str, answer: str | None) -> None:
@@ -466,10 +490,18 @@ def test_thoughts_hold_no_answer(text: str, answer: str | None) -> None:
     assert made.final == answer
 
 
+@pytest.mark.parametrize("text", ["The answer is not 5.", "The answer isn't (B).", "Answer: not true"])
+def test_a_text_that_says_what_the_answer_is_not_has_none(text: str) -> None:
+    (made,) = openai_chat(conversation({"role": "assistant", "content": text}), PLACE)
+    assert (answer_of(text), made.final) == (None, None)
+    assert made.notes == ("last text that says only what the answer is not, no answer",)
+
+
 @pytest.mark.parametrize(
-    ("gold", "read"), [(0, "0"), ("0", "0"), (0.0, "0.0"), ("", None), (None, None)]
+    ("gold", "read"),
+    [(0, "0"), ("0", "0"), (0.0, "0.0"), ("", None), (None, None), (True, "True"), (False, "False")],
 )
-def test_a_right_answer_of_0_is_one(gold: Any, read: str | None) -> None:
+def test_a_right_answer_of_0_or_false_is_one(gold: Any, read: str | None) -> None:
     (made,) = openai_chat(conversation({"role": "assistant", "content": "0"}, gold=gold), PLACE)
     assert made.gold == read
 
@@ -648,6 +680,69 @@ def test_the_first_form_of_function_calls_and_contents_in_parts_are_read(tmp_pat
     }
     report, (chain,) = chains_of(tmp_path, record)
     assert (chain.steps[0].reply, report.exact) == ("add(0, 7)", 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": None}, {"type": "text", "text": "7"}],
+        [{"type": "text", "text": {"value": "7", "annotations": []}}],
+        [{"type": "refusal", "refusal": "No."}, "7"],
+    ],
+)
+def test_parts_without_a_text_say_nothing(content: Any) -> None:
+    (made,) = openai_chat(conversation({"role": "assistant", "content": content}), PLACE)
+    assert made.final == "7"
+
+
+def custom(name: str, text: str) -> dict[str, Any]:
+    return {"id": "c1", "type": "custom", "custom": {"name": name, "input": text}}
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_the_text_given_to_a_custom_tool_is_the_only_argument_of_its_function(
+    tmp_path: Path, dialect: str
+) -> None:
+    turn = {"role": "assistant", "tool_calls": [custom("stop", 'seven "7"')]}
+    report, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert chain.answer == 'seven "7"'
+    assert report.notes == {"text given to a custom tool, taken as its function's only argument": 1}
+    for name, failure in (
+        ("total", FailureKind.MISSING_ARGUMENT),
+        ("code", FailureKind.UNKNOWN_FUNCTION),
+    ):
+        turn = {"role": "assistant", "tool_calls": [custom(name, "stop(7)")]}
+        assert made_again(tmp_path, turn, dialect=dialect)[1].failures == (failure,)
+
+
+@pytest.mark.parametrize("kind", [{"type": "file_search"}, {"type": "tool_call", "name": "add"}])
+def test_a_tool_call_of_another_kind_is_named_with_its_line_and_a_remedy(
+    tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    record = conversation({"role": "assistant", "tool_calls": [{"id": "c1", **kind}]})
+    log = write_log(tmp_path / "log.jsonl", record)
+    with pytest.raises(DataError, match=r"line 1.*turn 2 has a tool call of a kind.*skip such lines"):
+        list(read_log(openai_chat, log))
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"),
+    [
+        ("functions.add", "add(0, 7)"),
+        ("my.server.add", "add(0, 7)"),
+        ("functions.sub", "sub(a=0, b=7)"),
+    ],
+)
+def test_a_namespace_before_a_functions_name_is_left_out(tmp_path: Path, name: str, reply: str) -> None:
+    turn = {"role": "assistant", "tool_calls": [called(name, '{"a": 0, "b": 7}')]}
+    report, chain = made_again(tmp_path, turn)
+    assert chain.steps[0].reply == reply
+    assert report.notes == {"namespace before a function's name left out": 1}
+
+
+def test_an_id_may_be_a_number() -> None:
+    (made,) = openai_chat(conversation({"role": "assistant", "content": "7"}, problem_id=17), PLACE)
+    assert made.problem_id == "17"
 
 
 # --- gsm8k --------------------------------------------------------------------------------------

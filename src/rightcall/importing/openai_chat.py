@@ -24,11 +24,13 @@ from typing import Any
 from rightcall.errors import DataError
 from rightcall.importing.recorded import Place, Recorded, RecordedCall
 from rightcall.leaks import normalised
+from rightcall.tasks.math.answers import values
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 PARALLEL = "turn with several calls, made successive steps"
 SPOKEN = "last text taken as the answer"
 READ = "answer read from the last text"
+DENIED = "last text that says only what the answer is not, no answer"
 EMPTY = "last turn without words or a call, no answer"
 NOT_JSON = "arguments that are no JSON object: a call that fails"
 
@@ -76,14 +78,31 @@ def _check(messages: Any) -> None:
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in _ROLES:
             raise DataError(f"turn {number} has no known role", value=role)
+        for call in _tool_calls(message):
+            if not isinstance(call.get("function") or call.get("custom"), Mapping):
+                raise DataError(
+                    f"turn {number} has a tool call of a kind that is not read",
+                    value=call.get("type"),
+                    remedy="Write it as one of type function or custom, or skip such lines.",
+                )
 
 
 def _text(message: Mapping[str, Any]) -> str:
     """The words of a turn: a text, or parts of which some are texts."""
     content = message.get("content")
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content)
+        return "".join(map(_part, content))
+    if isinstance(content, Mapping):
+        return json.dumps(content, ensure_ascii=False)
     return "" if content is None else str(content)
+
+
+def _part(part: Any) -> str:
+    """The words of a part of a turn: pictures and refusals have none, and a text may be null."""
+    text = part.get("text") if isinstance(part, Mapping) else part
+    if isinstance(text, Mapping):  # with annotations beside it
+        text = text.get("value")
+    return text if isinstance(text, str) else ""
 
 
 def _result(message: Mapping[str, Any]) -> str | None:
@@ -107,11 +126,19 @@ def _without_thoughts(text: str) -> str:
 _LABELLED = re.compile(
     r"\\boxed\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
     r"|####[ \t]*(?P<marked>[^\n]+)"
-    r"|\banswer[ \t]*(?:\bis\b[ \t]*:?|[:=])\s*(?P<said>\S[^\n]*)",
+    r"|\banswer[ \t]*(?:\bis\b[ \t]*:?|[:=]|(?=isn['’]t\b))\s*(?P<said>\S[^\n]*)",
     re.IGNORECASE,
 )
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
-_SENTENCE = re.compile(r"\.(?=\s|$)|\s+(?:because|since)\b", re.IGNORECASE)
+_SENTENCE = re.compile(
+    r"\.(?=\s|$)|\s+(?:because|since|rather than|instead of)\b|,\s+(?:and\s+)?not\b", re.IGNORECASE
+)
+_DENIAL = re.compile(
+    r"(?:not|isn['’]t)\s+(?P<denied>.+?)"
+    r"(?:[,;.]?\s+(?:but(?:\s+rather)?(?:\s+it\s+is)?|it\s+is|it['’]s|rather)\s+(?P<meant>.+))?",
+    re.IGNORECASE,
+)
+_VERDICT = re.compile(r"true|false|yes|no|unknown|uncertain|\(?[A-Z]\)?", re.IGNORECASE)
 _WRAPPED = re.compile(
     r"\\\((.*)\\\)|\\\[(.*)\\\]|\$(.*)\$|\\text\s*\{(.*)\}|`(.*)`|\{(.*)\}", re.DOTALL
 )
@@ -124,19 +151,41 @@ def answer_of(text: str) -> str | None:
     >>> answer_of("So **Tina** has **$170.40**."), answer_of("Hence \\\\boxed{\\\\text{B}}.")
     ('$170.40', 'B')
     """
-    found = [_labelled(match) for match in _LABELLED.finditer(text)]
-    found = list(filter(None, found)) or [
-        value for match in _BOLD.finditer(text) if (value := _value(match[1] or match[2]))
-    ]
+    found, _ = _named(text)
     return found[-1] if found else None
 
 
-def _labelled(match: re.Match[str]) -> str:
+def _named(text: str) -> tuple[list[str], list[str]]:
+    """The answers that a text names, and those of which it says that they are not the answer."""
+    read = [_labelled(match) for match in _LABELLED.finditer(text)]
+    denied = [answer for _, answer in read if answer]
+    bold = (_value(match[1] or match[2]) for match in _BOLD.finditer(text))
+    found = [answer for answer, _ in read if answer] or list(filter(None, bold))
+    return [one for one in found if not any(_same(one, other) for other in denied)], denied
+
+
+def _same(one: str, other: str) -> bool:
+    return one.lower() == other.lower() or bool(values(one) & values(other))
+
+
+def _labelled(match: re.Match[str]) -> tuple[str, str]:
+    """The answer that a label names, and one that it denies; empty where there is none."""
     if match["boxed"] is not None:
-        return _plain(match["boxed"])
+        return _plain(match["boxed"]), ""
     said = _plain(match["marked"] or match["said"])
+    if denial := _DENIAL.fullmatch(said):
+        denied, meant = _first(denial["denied"]), _first(denial["meant"] or "")
+        if values(denied) or _VERDICT.fullmatch(denied):
+            return meant if bool(values(meant)) is bool(values(denied)) else "", denied
+    return _first(said), ""
+
+
+def _first(said: str) -> str:
+    """The answer at the beginning of a line, or the boxed one in it."""
+    said = _plain(said)
     if boxed := _LABELLED.search(said):
-        return _labelled(boxed)
+        answer, _ = _labelled(boxed)
+        return answer
     return _plain(_SENTENCE.split(said, maxsplit=1)[0])
 
 
@@ -159,9 +208,12 @@ def _final(text: str, notes: list[str]) -> str | None:
     if not text.strip():
         notes.append(EMPTY)
         return None
-    said = answer_of(text)
-    notes.append(SPOKEN if said is None else READ)
-    return text if said is None else said
+    found, denied = _named(text)
+    if not found and denied:
+        notes.append(DENIED)
+        return None
+    notes.append(READ if found else SPOKEN)
+    return found[-1] if found else text
 
 
 # --- the calls ----------------------------------------------------------------------------------
@@ -209,17 +261,23 @@ def _turn(
         else:
             own = back[number] if number < len(back) else None
         result = None if own is None else _result(own)
-        yield _call(call["function"], words if number == 0 else "", result, notes)
+        made = _call(call, notes)
+        beside = words if number == 0 else ""
+        yield made.model_copy(update={"reply": beside, "result": result})
 
 
-def _call(made: Mapping[str, Any], words: str, result: str | None, notes: list[str]) -> RecordedCall:
-    name, text = str(made["name"]), made.get("arguments")
-    given = _arguments(text)
-    if given is None:
-        notes.append(NOT_JSON)
-        sent = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-        return RecordedCall(reply=words, name=name, broken=sent, result=result)
-    return RecordedCall(reply=words, name=name, arguments=given, result=result)
+def _call(call: Mapping[str, Any], notes: list[str]) -> RecordedCall:
+    if not call.get("function"):
+        custom = call["custom"]
+        return RecordedCall(name=str(custom["name"]), input=str(custom.get("input") or ""))
+    made = call["function"]
+    name, sent = str(made["name"]), made.get("arguments")
+    given = _arguments(sent)
+    if given is not None:
+        return RecordedCall(name=name, arguments=given)
+    notes.append(NOT_JSON)
+    text = sent if isinstance(sent, str) else json.dumps(sent, ensure_ascii=False)
+    return RecordedCall(name=name, broken=text)
 
 
 def _arguments(text: Any) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticSerializationError
 
 from rightcall.chain import JSON, Frozen, Problem
@@ -66,7 +66,7 @@ class Recorded(Frozen):
 
     calls: tuple[RecordedCall, ...]
     """In order. They need not stop: see `final` and `answers`."""
-    problem_id: str | None = None
+    problem_id: str | None = Field(None, coerce_numbers_to_str=True)
     question: str | None = None
     nulls_given: bool = False
     """Whether a null in `arguments` is what the model meant. If not, a null for a parameter that has a
@@ -92,6 +92,12 @@ class Recorded(Frozen):
     """The publisher's own verdict."""
     notes: tuple[str, ...] = ()
     """What the importer had to decide; counted in the report."""
+
+    @field_validator("gold", mode="before")
+    @classmethod
+    def _truth(cls, gold: object) -> object:
+        """A gold answer that is true or false as tasks of logic write it."""
+        return str(gold) if isinstance(gold, bool) else gold
 
     def begun_at(self, index: int) -> Recorded:
         """The attempt that begins with what the user said at `later[index]`."""

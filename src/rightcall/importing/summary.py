@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -245,11 +246,38 @@ _WRITTEN = re.compile(r"\d(?:\.(?P<decimals>\d*))?(?:[eE](?P<power>[+-]?\d+))?[\
 def same_result(recorded: str, computed: str) -> Literal["exact", "rounded", "different"]:
     """How a recorded result is ours. Numbers are compared as values. A recorded one is rounded if it is
     at most half a unit of its last digit away (at half a unit, away from zero, as in school); or, if it
-    shows decimals, cut after the last of them; or no further away than floating point is (1e-12).
+    shows decimals, cut after the last of them; or no further away than floating point is (1e-12). What
+    is recorded as JSON, in an object of which it is the only value or the `result`, is read there.
 
     >>> same_result("3.33", "10/3"), same_result("$9.00", "9"), same_result("1", "1.5")
     ('rounded', 'exact', 'different')
+    >>> same_result('{"result": 38}', "38")
+    'exact'
     """
+    plain = _same_text(recorded, computed)
+    inner = _in_json(recorded) if plain == "different" else None
+    return plain if inner is None else _same_text(inner, computed)
+
+
+_RESULT = ("result", "output")
+"""Names of what a tool gave, in an object that says more."""
+
+
+def _in_json(recorded: str) -> str | None:
+    """The result in JSON, as our functions would show it; None if it is no JSON."""
+    try:
+        value = json.loads(recorded)
+    except (ValueError, RecursionError):
+        return None
+    while isinstance(value, dict):
+        names = list(value) if len(value) == 1 else [name for name in _RESULT if name in value]
+        if not names:
+            break
+        value = value[names[0]]
+    return str(value)
+
+
+def _same_text(recorded: str, computed: str) -> Literal["exact", "rounded", "different"]:
     if recorded.strip() == computed.strip():
         return "exact"
     stated, value = read_number(recorded), read_number(computed)
