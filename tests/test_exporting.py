@@ -21,6 +21,7 @@ from rightcall.functions import FunctionSet, Role, Stop, function
 from rightcall.importing import Place, import_chains
 from rightcall.importing.openai_chat import openai_chat
 from rightcall.models.scripted import Scripted
+from rightcall.native import Invocation, Said
 from rightcall.pairs import make_pairs, write_pairs
 from rightcall.rollout import Budget, Job, Setting, rollouts
 from rightcall.task import Task
@@ -63,9 +64,16 @@ class Anything(Task):
 TASK = Anything()
 
 
-def played(*replies: str, task: Task = TASK, subset: str | None = None, steps: int = 20) -> Chain:
+def played(
+    *replies: str,
+    task: Task = TASK,
+    subset: str | None = None,
+    steps: int = 20,
+    dialect: str = "python",
+) -> Chain:
     """The chain of a model that replies so, on a task's first training problem."""
-    setting = Setting(task, task.function_set(subset), "teacher", budget=Budget(steps=steps))
+    functions, budget = task.function_set(subset), Budget(steps=steps)
+    setting = Setting(task, functions, "teacher", budget=budget, dialect=dialect)
     problem = next(task.problems("train", 1))
     return next(rollouts(setting, Scripted(list(replies), name="large"), [Job(problem)]))
 
@@ -80,7 +88,8 @@ def imported_again(chains: list[Chain], folder: Path, task: Task = TASK) -> list
     ]
     out = folder / "again.jsonl"
     out.unlink(missing_ok=True)
-    report = import_chains(entries, task, task.problems("train", 1), out)
+    problems, dialect = task.problems("train", 1), chains[0].dialect
+    report = import_chains(entries, task, problems, out, dialect=dialect)
     assert report.different == ()
     assert report.unreadable == report.without_problem == ()
     return sorted(ChainStore(out).latest(), key=lambda chain: chain.sample)
@@ -88,7 +97,7 @@ def imported_again(chains: list[Chain], folder: Path, task: Task = TASK) -> list
 
 def essence(chain: Chain) -> list[Any]:
     return [
-        [(step.call, step.observation) for step in chain.steps],
+        [(step.reply, step.call, step.observation) for step in chain.steps],
         chain.answer,
         chain.outcome,
         chain.prompt,
@@ -119,8 +128,32 @@ GATHER_CALLS = st.builds(
     st.lists(st.text("ab", max_size=2) | st.floats(-1e9, 1e9), max_size=4),
     st.dictionaries(st.sampled_from(["name", "numbers"]), JSON_VALUES, max_size=1),
 )
+SPELLINGS = st.sampled_from(
+    [
+        "keep( 1,2 )",
+        "keep(second = 2, first=1)",
+        "keep('a')",
+        'keep("""a""", \'b\')',
+        " keep(1)\n",
+        "keep(\n    1,\n)",
+        "keep(0x10, 1e3, more=(1,))",
+        "keep(True, 1.0)",
+        "keep(-0.0)",
+        "gather('a', None)",
+        "gather('a', numbers=None)",
+        "gather(name='a', numbers=[1])",
+        "keep(1)(2)",
+        "print(keep(1))",
+        "`keep(1)`",
+        "keep(1).",
+        "<think>keep(2)</think>\nkeep( 1 )",
+        "Error: keep(1)",
+        "the answer is keep(1)",
+    ]
+)
 REPLIES = st.one_of(
     KEEP_CALLS,
+    SPELLINGS,
     GATHER_CALLS,
     st.just("I think that I keep it.\nkeep(1)"),
     st.just("keep(1) keep(2)"),
@@ -139,6 +172,59 @@ def test_the_way_out_and_back_is_the_identity(
     chain = played(*replies, 'stop("5")')
     (again,) = imported_again([chain], tmp_path_factory.mktemp("again"))
     assert essence(again) == essence(chain)
+
+
+def called(name: str, arguments: dict[str, Any]) -> str:
+    return str(Said("", (Invocation(name, arguments),)))
+
+
+NATIVE_CALLS = st.builds(
+    called,
+    st.sampled_from(["keep", "gather", "nothing", "functions.keep", "two words"]),
+    st.dictionaries(st.sampled_from(["first", "more", "name", "numbers", "a-b"]), JSON_VALUES),
+)
+NATIVE_REPLIES = st.one_of(
+    NATIVE_CALLS,
+    st.builds("{}\n{}".format, st.sampled_from(["I keep it.", "  So. ", "keep(1)"]), NATIVE_CALLS),
+    st.builds("{}\n{}".format, NATIVE_CALLS, NATIVE_CALLS),
+    st.sampled_from(
+        [
+            "",
+            "Hm.",
+            " keep(1)",
+            'stop("5")',
+            "<tool_call>\n{",
+            '<tool_call>{"name": "stop"}</tool_call>',
+        ]
+    ),
+)
+
+
+@given(st.lists(NATIVE_REPLIES, max_size=4))
+def test_the_way_out_and_back_of_native_chains_is_the_identity(
+    tmp_path_factory: pytest.TempPathFactory, replies: list[str]
+) -> None:
+    chain = played(*replies, called("stop", {"answer": "5"}), dialect="native")
+    (again,) = imported_again([chain], tmp_path_factory.mktemp("again"))
+    assert essence(again) == essence(chain)
+
+
+def test_only_a_reply_that_its_message_does_not_tell_is_kept_beside_the_messages() -> None:
+    spelled = ["keep(1, 2)", "keep( 1,2 )", "I keep: keep(1)", "Hm.", 'stop("5")']
+    (row,) = chain_rows([played(*spelled)], TASK)
+    assert row["replies"] == ["", "keep( 1,2 )", "", "", ""]
+    said = [turn["content"] for turn in row["messages"] if turn["role"] == "assistant"]
+    assert said == ["", "", "I keep: keep(1)", "Hm.", ""]
+
+
+def test_a_reply_beside_messages_that_were_changed_is_not_believed(tmp_path: Path) -> None:
+    (row,) = chain_rows([played("keep( 1,2 )", 'stop("5")')], TASK)
+    row["messages"][2]["tool_calls"][0]["function"]["arguments"] = '{"first": 3}'
+    (made,) = openai_chat(row, Place(file="log", line=1))
+    problems = TASK.problems("train", 1)
+    import_chains([(Place(file="log", line=1), made)], TASK, problems, tmp_path / "c")
+    (chain,) = ChainStore(tmp_path / "c")
+    assert chain.steps[0].reply == "keep(3)"
 
 
 def test_chains_that_did_not_stop_come_back_as_they_are(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@
                     "function": {"name": "add", "arguments": "{\\"a\\": 2, \\"b\\": 3}"}}]},
                   {"role": "tool", "tool_call_id": "c1", "content": "5"},
                   {"role": "assistant", "content": "The answer is 5."}],
-     "problem_id": ..., "question": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...}
+     "problem_id": ..., "question": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...,
+     "replies": ..., "dialect": ...}
 
 All but `messages` may be missing. The problem is the `question`, or else what the user said: before the
 first reply, or later if that is a problem's question (examples may come first). Calls of one turn
 become successive steps; in a last text without a call stands the answer. What `rightcall.exporting`
-writes is read back to the same calls.
+writes is read back to the same replies: `replies` are the model's own texts, one for each of its turns,
+empty where the messages tell it, and `dialect` says that names and nulls are the model's own.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from rightcall.dialects import DIALECTS, NOT_RUN
 from rightcall.errors import DataError
 from rightcall.importing.recorded import Place, Recorded, RecordedCall
 from rightcall.leaks import normalised
 from rightcall.tasks.math.answers import values
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+UNRUN = "turn with several calls of which only the first was run, the others left out"
 PARALLEL = "turn with several calls, made successive steps"
 SPOKEN = "last text taken as the answer"
 READ = "answer read from the last text"
@@ -47,7 +51,7 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
     final = None
     if turns and turns[-1]["role"] == "assistant" and not _tool_calls(turns[-1]):
         final, turns = _final(_without_thoughts(_text(turns[-1])), notes), turns[:-1]
-    calls, later = _conversation(turns, notes)
+    calls, later = _conversation(turns, _exact(record.get("replies"), messages), notes)
     made = Recorded(
         problem_id=record.get("problem_id"),
         question=asked[-1] if asked else None,
@@ -56,6 +60,7 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
         model=record.get("model") or "recorded",
         sample=record.get("sample"),
         calls=tuple(calls),
+        as_given=record.get("dialect") in DIALECTS,
         final=final,
         correct=record.get("correct"),
         notes=tuple(notes),
@@ -227,43 +232,61 @@ def _tool_calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return calls
 
 
+def _exact(replies: Any, messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The model's own text of each of its turns; empty where the log has none."""
+    count = sum(message["role"] == "assistant" for message in messages)
+    if not isinstance(replies, list) or len(replies) != count:
+        return [""] * count
+    return [text if isinstance(text, str) else "" for text in replies]
+
+
 def _conversation(
-    turns: Sequence[Mapping[str, Any]], notes: list[str]
+    turns: Sequence[Mapping[str, Any]], exact: Sequence[str], notes: list[str]
 ) -> tuple[list[RecordedCall], list[tuple[int, str]]]:
     """The calls, and what the user said later, with the number of calls before it."""
     starts = [i for i, message in enumerate(turns) if message["role"] == "assistant"]
     calls: list[RecordedCall] = []
     later: list[tuple[int, str]] = []
-    for start, end in pairwise([*starts, len(turns)]):
+    for (start, end), text in zip(pairwise([*starts, len(turns)]), exact, strict=False):
         after = turns[start + 1 : end]
-        calls += _turn(turns[start], after, notes)
-        said = [text for m in after if m["role"] == "user" and (text := _text(m)).strip()]
+        calls += _turn(turns[start], text, after, notes)
+        said = [words for m in after if m["role"] == "user" and (words := _text(m)).strip()]
         # The agent loop's own words to a reply without a call are not the user's.
-        later += [(len(calls), text) for text in said if not text.startswith("Error:")]
+        later += [(len(calls), words) for words in said if not words.startswith("Error:")]
     return calls, later
 
 
 def _turn(
-    message: Mapping[str, Any], after: Sequence[Mapping[str, Any]], notes: list[str]
-) -> Iterator[RecordedCall]:
+    message: Mapping[str, Any], exact: str, after: Sequence[Mapping[str, Any]], notes: list[str]
+) -> list[RecordedCall]:
     """The calls of a turn of the model, with what came back."""
     calls, words = _tool_calls(message), _text(message)
     if not calls:
-        yield RecordedCall(reply=words, result=_result(after[0]) if after else None)
-        return
-    notes += [PARALLEL] if len(calls) > 1 else []
-    back = [m for m in after if m["role"] in ("tool", "function")]
-    named = any(m.get("tool_call_id") for m in back)
+        return [RecordedCall(reply=words, exact=exact, result=_result(after[0]) if after else None)]
+    results = _results(calls, [m for m in after if m["role"] in ("tool", "function")])
+    if len(calls) > 1:
+        unrun = set(results[1:]) == {NOT_RUN}
+        notes.append(UNRUN if unrun else PARALLEL)
+        calls = calls[:1] if unrun else calls
+    made = [
+        _call(call, notes).model_copy(update={"result": result})
+        for call, result in zip(calls, results, strict=False)
+    ]
+    return [made[0].model_copy(update={"reply": words, "exact": exact}), *made[1:]]
+
+
+def _results(calls: Sequence[Mapping[str, Any]], back: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """What came back to each call: by its id, or by its place where there are no ids."""
+    named, left = any(m.get("tool_call_id") for m in back), list(back)
+    results = []
     for number, call in enumerate(calls):
         if named:
-            own = next((m for m in back if m.get("tool_call_id") == call.get("id")), None)
-            back = [m for m in back if m is not own]  # an id may be used twice
+            own = next((m for m in left if m.get("tool_call_id") == call.get("id")), None)
+            left = [m for m in left if m is not own]  # an id may be used twice
         else:
-            own = back[number] if number < len(back) else None
-        result = None if own is None else _result(own)
-        made = _call(call, notes)
-        beside = words if number == 0 else ""
-        yield made.model_copy(update={"reply": beside, "result": result})
+            own = left[number] if number < len(left) else None
+        results.append(None if own is None else _result(own))
+    return results
 
 
 def _call(call: Mapping[str, Any], notes: list[str]) -> RecordedCall:

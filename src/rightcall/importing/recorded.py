@@ -68,9 +68,10 @@ class Recorded(Frozen):
     """In order. They need not stop: see `final` and `answers`."""
     problem_id: str | None = Field(None, coerce_numbers_to_str=True)
     question: str | None = None
-    nulls_given: bool = False
-    """Whether a null in `arguments` is what the model meant. If not, a null for a parameter that has a
-    default and takes no null is read as not given: OpenAI's strict mode wants every parameter named."""
+    as_given: bool = False
+    """Whether names and nulls in the calls are the model's own. If not, a namespace before a function's
+    name is left out (`functions.add`), and a null for a parameter that has a default and takes no null
+    is read as not given: OpenAI's strict mode wants every parameter named."""
     later: tuple[tuple[int, str], ...] = ()
     """What the user said after the first reply, with the number of calls before it. If one of these is
     a problem's question, the attempt is at the last such problem and begins there."""

@@ -33,7 +33,7 @@ def in_replies(recorded: Recorded, functions: FunctionSet, dialect: str) -> Reco
     calls = []
     for call in recorded.calls:
         if call.name is not None:
-            call = _named(call, functions, recorded.nulls_given, notes)
+            call = _named(call, functions, recorded.as_given, notes)
         reply = spelled(call, functions, notes)
         calls.append(RecordedCall(reply=reply, result=call.result))
     return recorded.model_copy(update={"calls": tuple(calls), "notes": tuple(notes)})
@@ -43,10 +43,10 @@ def in_replies(recorded: Recorded, functions: FunctionSet, dialect: str) -> Reco
 
 
 def _named(
-    call: RecordedCall, functions: FunctionSet, nulls_given: bool, notes: list[str]
+    call: RecordedCall, functions: FunctionSet, as_given: bool, notes: list[str]
 ) -> RecordedCall:
     """The call by the task's name of the function, with the arguments that it was given."""
-    name = _own_name(str(call.name), functions)
+    name = str(call.name) if as_given else _own_name(str(call.name), functions)
     notes += [NAMESPACE] if name != call.name else []
     made = functions.by_name.get(name)
     given = dict(call.arguments)
@@ -54,7 +54,7 @@ def _named(
         only = None if made is None else _only_parameter(made)
         notes += [FREE_FORM] if only is not None else []
         given = {only or "input": call.input}  # a function that takes something else refuses it
-    elif made is not None and not nulls_given:
+    elif made is not None and not as_given:
         unset = [key for key in made.without_null if key in given and given[key] is None]
         notes += [NULL] * len(unset)
         given = {key: value for key, value in given.items() if key not in unset}
