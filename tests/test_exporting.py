@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import sys
@@ -18,11 +19,11 @@ from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
 from rightcall.errors import ConfigError, DataError
 from rightcall.exporting import chain_rows, pair_rows, write
 from rightcall.functions import FunctionSet, Role, Stop, function
-from rightcall.importing import Place, import_chains
+from rightcall.importing import Place, import_chains, read_log
 from rightcall.importing.openai_chat import openai_chat
 from rightcall.models.scripted import Scripted
 from rightcall.native import Invocation, Said
-from rightcall.pairs import make_pairs, write_pairs
+from rightcall.pairs import make_pairs, read_pairs, write_pairs
 from rightcall.rollout import Budget, Job, Setting, rollouts
 from rightcall.task import Task
 from rightcall.tool_calls import call_text, named_arguments, named_text, read_call
@@ -365,6 +366,50 @@ def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
         assert json.loads(read["tools"]) == row["tools"]
         assert read["outcome"] == row["outcome"]
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("form", ["openai", "trl", "parquet"])
+def test_every_form_of_chains_is_read_back_to_the_same_replies(tmp_path: Path, form: str) -> None:
+    chains = [played("keep( 1,2 )", "Hm.", "gather('a', None)", 'stop("5")'), played("stop('5')")]
+    file = tmp_path / ("rows.parquet" if form == "parquet" else "rows.jsonl")
+    write(chain_rows(chains, TASK), file, form=form, what="chains", made="")
+    out = tmp_path / "again.jsonl"
+    report = import_chains(read_log(openai_chat, file), TASK, TASK.problems("train", 1), out)
+    again = sorted(ChainStore(out), key=lambda chain: chain.sample)
+    assert [essence(chain) for chain in again] == [essence(chain) for chain in chains]
+    assert report.different == ()
+
+
+def test_what_cannot_be_imported_says_what_to_do(tmp_path: Path) -> None:
+    pairs, folder = tmp_path / "pairs.jsonl", tmp_path / "set"
+    write_pairs(make_pairs(mixed()), pairs)
+    write(pair_rows(read_pairs(pairs), SumTask()), folder, form="parquet", what="pairs", made="")
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(b"{}"))
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and so on")
+    for log, fault in (
+        (pairs, "line 1.*preference pair, not a conversation. Chains are imported, and pairs made"),
+        (folder / "train.parquet", "line 1.*preference pair, not a conversation"),
+        (folder, "the log is a folder.*Give the files in it: train.parquet"),
+        (tmp_path / "packed.gz", "the log is no text.*unpack it"),
+        (tmp_path / "cut.parquet", "a Parquet file that cannot be read.*It may be cut"),
+    ):
+        with pytest.raises(DataError, match=fault):
+            list(read_log(openai_chat, log))
+
+
+@pytest.mark.parametrize("form", ["trl", "parquet"])
+def test_an_export_of_pairs_is_not_taken_for_a_pairs_file(tmp_path: Path, form: str) -> None:
+    pairs = pair_rows(make_pairs(mixed()), SumTask())
+    (file, _) = write(pairs, tmp_path / "set", form=form, what="pairs", made="").files
+    with pytest.raises(DataError, match=r"an export of pairs is no pairs file.*was exported"):
+        list(read_pairs(file))
+
+
+def test_a_file_holds_what_its_name_says(tmp_path: Path) -> None:
+    for name, form in (("a.parquet", "openai"), ("a.jsonl", "parquet")):
+        with pytest.raises(ConfigError, match=rf"the form {form} is not what a file of that name"):
+            write([{}], tmp_path / name, form=form, what="chains", made="")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

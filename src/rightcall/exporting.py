@@ -311,6 +311,12 @@ def write(rows: Iterable[Row], out: str | Path, *, form: str, what: str, made: s
     out = Path(out)
     suffix = ".parquet" if form == "parquet" else ".jsonl"
     file = out if out.suffix in _FILES else out / f"train{suffix}"
+    if (file.suffix == ".parquet") is not (form == "parquet"):
+        raise ConfigError(
+            f"the form {form} is not what a file of that name holds",
+            value=str(out),
+            remedy=f"Give a file that ends with {suffix}, a folder, or another form (--as).",
+        )
     if file != out and out.is_file():
         raise ConfigError(
             "there is a file where the folder is to be",

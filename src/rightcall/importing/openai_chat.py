@@ -42,6 +42,11 @@ NOT_JSON = "arguments that are no JSON object: a call that fails"
 def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
     """The one attempt of a conversation."""
     del place
+    if "messages" not in record and {"chosen", "rejected"} <= record.keys():
+        raise DataError(
+            "the record is a preference pair, not a conversation",
+            remedy="Chains are imported, and pairs made of them: give what the pairs were made of.",
+        )
     messages = record["messages"]
     _check(messages)
     first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))

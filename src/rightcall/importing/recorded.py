@@ -32,7 +32,7 @@ class Place(Frozen):
 
     file: str
     line: int
-    """From 1; in a file that is one JSON list, the number of the record."""
+    """From 1; in a JSON list or a Parquet file, the number of the record."""
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.line}"
@@ -93,6 +93,8 @@ class Recorded(Frozen):
     """The publisher's own verdict."""
     notes: tuple[str, ...] = ()
     """What the importer had to decide; counted in the report."""
+    unread: tuple[str, ...] = ()
+    """Parts of the record that are no calls, although they begin as such; listed in the report."""
 
     @field_validator("gold", mode="before")
     @classmethod
@@ -163,7 +165,7 @@ def load_importer(spec: str) -> Importer:
 def read_log(
     importer: Importer, path: str | Path, *, model: str | None = None, skip_bad: bool = False
 ) -> Iterator[tuple[Place, Recorded] | Unreadable]:
-    """What a log holds, in order: JSON lines, or a file that is one JSON list.
+    """What a log holds, in order: JSON lines, a file that is one JSON list, or a Parquet file.
 
     `model` names the model where the log does not. A record that cannot be read is a `DataError` that
     names its place and fault, or is given as `Unreadable` if `skip_bad`; nothing of it is imported.
@@ -228,9 +230,27 @@ def _checked(one: object) -> Recorded:
 
 
 def _records(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
+    if path.is_dir():
+        inside = sorted(one.name for one in path.iterdir() if one.suffix in _READ)
+        raise DataError(
+            "the log is a folder",
+            value=str(path),
+            remedy=f"Give the files in it: {', '.join(inside)}." if inside else "No log is in it.",
+        )
     if not path.is_file():
         raise DataError("no such log", value=str(path))
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+    with path.open("rb") as raw:
+        begins = raw.read(1024)
+    if begins.startswith(_PARQUET):
+        yield from _rows(path)
+        return
+    if b"\0" in begins or begins.startswith(_GZIP):
+        raise DataError(
+            "the log is no text",
+            value=str(path),
+            remedy="JSON lines, one JSON list and Parquet are read: unpack it, or convert it.",
+        )
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         if file.read(1) == "[":
             file.seek(0)
             yield from _listed(path, file.read())
@@ -239,6 +259,31 @@ def _records(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield Place(file=path.name, line=number), line
+
+
+_READ = (".jsonl", ".json", ".parquet")
+_PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
+
+
+def _rows(path: Path) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
+    """The rows of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(_ROWS_AT_ONCE) for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield Place(file=path.name, line=number), row
+    except pa.ArrowException as error:
+        raise DataError(
+            "a Parquet file that cannot be read",
+            value=f"{path}: {error}",
+            remedy="It may be cut: write or download it again.",
+        ) from error
+
+
+_ROWS_AT_ONCE = 1000
 
 
 def _listed(path: Path, text: str) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
