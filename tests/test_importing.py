@@ -290,6 +290,38 @@ def test_an_import_goes_on_where_it_was_killed_and_reports_on_all(tmp_path: Path
     assert out.read_bytes() == before
 
 
+def test_what_was_there_before_does_not_change_the_report_or_the_file(tmp_path: Path) -> None:
+    def entry(line: int, model: str) -> tuple[Place, Recorded]:
+        calls = (RecordedCall(reply=f"add(0, {line})", result="x"), RecordedCall(reply="stop('8')"))
+        said = Recorded(
+            problem_id="train-0-0", model=model, calls=calls, gold=str(line % 2), correct=True
+        )
+        return Place(file="log.jsonl", line=line), said
+
+    entries = [entry(line, "ab"[line % 2]) for line in range(1, 7)]
+    whole, chains = imported(entries, tmp_path / "whole.jsonl")
+    assert [one.place.line for one in whole.different] == [1, 2, 3, 4, 5, 6]
+    assert [chain.model for chain in chains] == ["b", "a"] * 3
+    for there in ([0, 3, 5], [1], [4, 2]):
+        out = tmp_path / f"{there}.jsonl"
+        ChainStore(out).append(chains[index] for index in there)
+        resumed, _ = imported(entries, out)
+        assert resumed.model_copy(update={"already_there": 0}) == whole
+
+
+def test_an_import_that_fails_leaves_no_empty_file(tmp_path: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    log = write_log(tmp_path / "log.jsonl", "{not json")
+    with pytest.raises(DataError, match="line 1"):
+        imported(read_log(openai_chat, log), out)
+    assert not out.exists()
+    imported([attempt('stop("7")')], out)
+    before = out.read_bytes()
+    with pytest.raises(DataError, match="line 1"):
+        imported(read_log(openai_chat, log), out)
+    assert out.read_bytes() == before
+
+
 def test_importing_again_reads_each_chain_once_however_many_a_problem_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -774,14 +806,15 @@ def test_annotations_that_cannot_be_read_are_noted_and_stops_have_no_recorded_re
     record = {
         "question": "?",
         "ground_truth": "A: 1",
-        "solution": "<<3/4=0.75 <<83.3>> <<1+1=2>>2\nA: 2",
+        "solution": "<<3/4=0.75 <<83.3>> <<1+1=2>>2 <<4+\nA: 2",
     }
     (made,) = load_importer("gsm8k_annotated")(record, PLACE)
     assert [(call.reply, call.result) for call in made.calls] == [
         ('calculate("1+1")', "2"),
         ("stop(2)", None),
     ]
-    assert made.notes == ("annotation that cannot be read",) * 2
+    assert made.notes == ("annotation that cannot be read",) * 3
+    assert made.unread == ("<<3/4=0.75", "<<83.3>>", "<<4+")
 
 
 def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
@@ -801,6 +834,17 @@ def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
     assert (report.calls, compared + report.unrecorded) == (10_900, 10_900)
     assert compared == 8267
     assert report.notes["annotation that cannot be read"] == 5
+    assert [(one.place.line, one.text[:9]) for one in report.unread] == [
+        (151, "<<3/440=0"),
+        (151, "<<3/440=0"),
+        (154, "<<6.66666"),
+        (163, "<<41.472+"),
+        (324, "<<83.3333"),
+    ]
+    shown = next(
+        table for table in report.tables() if table.title == "Could not be read, and left out: 5"
+    )
+    assert shown.rows[0][1] == "6b_finetuning"
     assert 0 < len(report.different) < 80
 
 

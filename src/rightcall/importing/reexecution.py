@@ -53,8 +53,9 @@ def import_chains(
     needs. With `own_problems`, a record that has a gold answer may be the problem itself, where the
     task has none such; one that the task cannot judge is a `DataError`, or listed as unreadable if
     `skip_bad`. Called again, it keeps what is there and ends with the same set and the
-    same report. `on_chain` is called with every attempt's problem and chain, new or not. Raises
-    `DataError` where the log contradicts itself or what was imported from it before.
+    same report. `on_chain` is called with every attempt's problem and chain, new or not, in the log's
+    order. Raises `DataError` where the log contradicts itself or what was imported from it before; no
+    empty file is left then.
     """
     chosen = task.function_set(functions)
     made = _Import(
@@ -65,11 +66,17 @@ def import_chains(
         on_chain=on_chain,
     )
     store = ChainStore(out)
+    new = not store.path.exists()
     with ByProblem() as there:
         for chain in store.latest():
             if chain.outcome is not Outcome.ERRORED:
                 there.put(chain)
-        store.append(made.chains(recorded, there))
+        try:
+            store.append(made.chains(recorded, there))
+        except BaseException:
+            if new and store.path.is_file() and not store.path.stat().st_size:
+                store.path.unlink()
+            raise
     return made.tally.report(looked_in)
 
 
@@ -209,21 +216,23 @@ class _Import:
     on_chain: Callable[[Problem, Chain], None] | None
 
     def chains(self, recorded: Iterable[Entry], there: ByProblem) -> Iterator[Chain]:
-        """The chains that are not there yet, batch by batch, as they are finished."""
+        """The chains that are not there yet. They are made, and all are counted, in the log's order:
+        whether some were there before does not change the report."""
         attempts = self._attempts(recorded)
         while batch := list(islice(attempts, _BATCH)):
-            fresh: list[_Attempt] = []
+            old = {one.key: chain for one in batch if (chain := self._old(one, there)) is not None}
+            fresh = [one for one in batch if one.key not in old]
+            made = {chain.key: chain for chain in self._made(fresh)}
             for one in batch:
-                old = self._old(one, there)
-                if old is None:
-                    fresh.append(one)
-                else:
-                    self._count(one, old, fresh=False)
-            for model in dict.fromkeys(one.recorded.model for one in fresh):
-                of_model = {one.key: one for one in fresh if one.recorded.model == model}
-                for chain in self._run(of_model):
-                    yield chain
-                    self._count(of_model[chain.key], chain, fresh=True)
+                if one.key in old:
+                    self._count(one, old[one.key], fresh=False)
+                elif one.key in made:  # it was not refused
+                    yield made[one.key]
+                    self._count(one, made[one.key], fresh=True)
+
+    def _made(self, attempts: Sequence[_Attempt]) -> Iterator[Chain]:
+        for model in dict.fromkeys(one.recorded.model for one in attempts):
+            yield from self._run({one.key: one for one in attempts if one.recorded.model == model})
 
     def _run(self, attempts: dict[str, _Attempt]) -> Iterator[Chain]:
         """The chains of one model's attempts."""

@@ -76,6 +76,15 @@ class OtherGold(Frozen):
     gold: str
 
 
+class Unread(Frozen):
+    """A part of a record that could not be read as a call, and is none in the chain."""
+
+    place: Place
+    model: str
+    problem_id: str
+    text: str
+
+
 class ModelFigures(Frozen):
     """The attempts of one model. Shares are of `chains`."""
 
@@ -128,6 +137,8 @@ class ImportReport(Frozen):
     other_golds: tuple[OtherGold, ...] = ()
     notes: dict[str, int]
     """What importers had to decide."""
+    unread: tuple[Unread, ...] = ()
+    """Parts of records that are no calls, although they begin as such."""
     models: dict[str, ModelFigures] = Field(default_factory=dict)
     classical: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Model → what the prover says of its formulas → chains, where that was asked for."""
@@ -202,6 +213,11 @@ class ImportReport(Frozen):
                 "The log's right answer is not right by the task",
                 ["problem", "the log", "the task", "where"],
                 [(d.problem_id, d.recorded, d.gold, d.place) for d in self.other_golds],
+            ),
+            (
+                "Could not be read, and left out",
+                ["text", "model", "problem", "where"],
+                [(u.text, u.model, u.problem_id, u.place) for u in self.unread],
             ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
             ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
@@ -315,6 +331,7 @@ class Tally:
         self.differences: list[Difference] = []
         self.other_golds: dict[tuple[str, str], OtherGold] = {}
         self.disagreements: list[Disagreement] = []
+        self.unread: list[Unread] = []
         self.duplicates: list[Place] = []
         self.without_problem: list[Unplaced] = []
         self.unreadable: list[Unreadable] = []
@@ -326,6 +343,10 @@ class Tally:
         self._compare(place, recorded, chain)
         self._figures(recorded, chain)
         self._final(recorded, gold, chain)
+        self.unread += (
+            Unread(place=place, model=chain.model, problem_id=chain.problem_id, text=text)
+            for text in recorded.unread
+        )
         right = chain.outcome is Outcome.CORRECT
         if recorded.correct is not None and recorded.correct is not right:
             self.disagreements.append(
@@ -417,5 +438,6 @@ class Tally:
             disagreements=tuple(self.disagreements),
             other_golds=tuple(self.other_golds.values()),
             notes={note: count for note, count in self.notes.items() if count},
+            unread=tuple(self.unread),
             models={model: ModelFigures(**counts) for model, counts in self.models.items()},
         )
