@@ -379,9 +379,10 @@ def test_a_bad_line_is_named_or_listed(tmp_path: Path, bad: str, fault: str) -> 
     assert report.unreadable[0].place.line == 2
 
 
-def test_a_log_may_be_one_json_list(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "\n ", "\ufeff"])
+def test_a_log_may_be_one_json_list(tmp_path: Path, before: str) -> None:
     log = tmp_path / "log.json"
-    log.write_text(json.dumps([STOPPED, STOPPED]), encoding="utf-8")
+    log.write_text(before + json.dumps([STOPPED, STOPPED]), encoding="utf-8")
     assert [entry[0].line for entry in read_log(openai_chat, log)] == [1, 2]  # type: ignore[index]
 
 

@@ -421,7 +421,9 @@ def import_(
         str,
         typer.Argument(help="openai_chat, gsm8k_annotated, logic_lm, or my_importer.py:function."),
     ],
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG", help="JSON lines, or one JSON list.")],
+    logs: Annotated[
+        list[Path], typer.Argument(metavar="LOG", help="JSON lines, one JSON list, or Parquet.")
+    ],
     task: Annotated[str, typer.Option(help="A built-in task, a preset, or my_task.py:MyTask.")],
     out: Annotated[Path, typer.Option(help="The chains file; what is in it already is not redone.")],
     source: Annotated[str, typer.Option(help="The models' role: teacher, student, ...")] = "teacher",

@@ -15,6 +15,7 @@ Whatever it raises says that this record cannot be read: the message names the f
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class RecordedCall(Frozen):
     exact: str = ""
     """The model's exact reply, where the log has the call by name and that too. It is used if it makes
     this very call."""
-    result: str | None = None
+    result: str | None = Field(None, coerce_numbers_to_str=True)
     """What the log has as the call's result; None if it has none."""
 
 
@@ -83,7 +84,7 @@ class Recorded(Frozen):
     model: str = "recorded"
     sample: int | None = None
     """Which attempt of this model at this problem; None numbers them as they come."""
-    final: str | None = None
+    final: str | None = Field(None, coerce_numbers_to_str=True)
     """The answer, where it is not an argument of the last call: the task's stop function is called
     with it."""
     answers: tuple[str, ...] = ()
@@ -251,11 +252,9 @@ def _records(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
             remedy="JSON lines, one JSON list and Parquet are read: unpack it, or convert it.",
         )
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        if file.read(1) == "[":
-            file.seek(0)
+        if begins.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
             yield from _listed(path, file.read())
             return
-        file.seek(0)
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield Place(file=path.name, line=number), line

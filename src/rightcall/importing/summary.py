@@ -18,6 +18,8 @@ from rightcall.tasks.math.numbers import read_number
 
 SHOWN = 10
 """Of each list on the terminal; a report file has them all."""
+_BRIEFLY = 80
+"""Characters there of a text that could not be read: it may be endless."""
 
 
 class Table(NamedTuple):
@@ -217,7 +219,7 @@ class ImportReport(Frozen):
             (
                 "Could not be read, and left out",
                 ["text", "model", "problem", "where"],
-                [(u.text, u.model, u.problem_id, u.place) for u in self.unread],
+                [(u.text[:_BRIEFLY], u.model, u.problem_id, u.place) for u in self.unread],
             ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
             ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
