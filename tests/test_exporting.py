@@ -558,5 +558,7 @@ def test_the_commands_write_chains_and_pairs(
     assert code == 0
     row = json.loads((tmp_path / "set" / "train.jsonl").read_text().splitlines()[0])
     assert {"prompt", "chosen", "rejected", "tools"} <= row.keys()
+    code, shown = rightcall("export", "chains", tmp_path, "--out", tmp_path / "x.jsonl")
+    assert (code, "chains are read from files" in shown) == (2, True)
     code, shown = rightcall("export", "chains", chains, "--out", tmp_path / "x.jsonl")
     assert (code, "unknown task" in shown) == (2, True)

@@ -150,6 +150,10 @@ def test_calls_after_the_end_of_a_chain_are_counted(tmp_path: Path) -> None:
         ('{"result": 39}', "38", "different"),
         ('{"error": "no"}', "38", "different"),
         ("{}", "38", "different"),
+        ("7.10", "7.14", "different"),
+        ('{"result": 7.10}', "7.14", "different"),
+        ('{"result": 7.1}', "7.14", "rounded"),
+        ('{"result": NaN}', "38", "different"),
     ],
 )
 def test_a_recorded_result_is_compared_as_text_then_as_a_number(

@@ -1133,7 +1133,11 @@ def _every(paths: list[Path]) -> ChainFiles:
     """The chains of files, each attempt once; the files must be there before any is read."""
     from rightcall.chain import ChainFiles
 
-    return ChainFiles([_existing(path) for path in paths])
+    for path in paths:
+        if _existing(path).is_dir():
+            remedy = "Give the files of chains in it."
+            raise DataError("chains are read from files", value=str(path), remedy=remedy)
+    return ChainFiles(paths)
 
 
 def _given(files: list[Path] | None) -> list[Problem]:

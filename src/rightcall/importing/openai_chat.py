@@ -65,7 +65,7 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
         model=record.get("model") or "recorded",
         sample=record.get("sample"),
         calls=tuple(calls),
-        as_given=record.get("dialect") in DIALECTS,
+        as_given=record.get("dialect") in list(DIALECTS),
         final=final,
         correct=record.get("correct"),
         notes=tuple(notes),

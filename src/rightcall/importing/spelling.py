@@ -83,7 +83,8 @@ def _only_parameter(made: Function) -> str | None:
 def _python(call: RecordedCall, functions: FunctionSet, notes: list[str]) -> str:
     if call.name is None:
         return call.reply
-    if call.broken is None and _makes(call.exact, call.name, call.arguments, functions):
+    told = call.broken is not None or call.reply.strip()  # words are there: they are what was said
+    if not told and _makes(call.exact, call.name, call.arguments, functions):
         return call.exact
     name = _identifier(call.name, functions)
     if call.broken is not None:
@@ -144,7 +145,8 @@ def _native(call: RecordedCall, functions: FunctionSet, notes: list[str]) -> str
     made = Invocation(call.name, dict(call.arguments))
     if call.broken is None:
         said = Said(call.reply.rstrip(), (made,))
-        return call.exact if exact.calls[:1] == said.calls else str(said)
+        same = exact.words.rstrip() == said.words and exact.calls[:1] == said.calls
+        return call.exact if same else str(said)
     sent: list[JSON] = [{"function": {"name": call.name, "arguments": call.broken}}]
     both = from_server(call.reply.rstrip(), sent)
     if unreadable(read(both).words) is not None:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from rightcall.chain import Chain, Frozen, Outcome
+from rightcall.chain import JSON, Chain, Frozen, Outcome
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.numbers import read_number
@@ -284,15 +284,20 @@ _RESULT = ("result", "output")
 def _in_json(recorded: str) -> str | None:
     """The result in JSON, as our functions would show it; None if it is no JSON."""
     try:
-        value = json.loads(recorded)
+        # Numbers as they are written, too: their decimals say how they were rounded.
+        written, value = (_told(json.loads(recorded, parse_float=kind)) for kind in (str, float))
     except (ValueError, RecursionError):
         return None
+    return str(value) if isinstance(value, (list, dict)) else str(written)
+
+
+def _told(value: JSON) -> JSON:
     while isinstance(value, dict):
         names = list(value) if len(value) == 1 else [name for name in _RESULT if name in value]
         if not names:
             break
         value = value[names[0]]
-    return str(value)
+    return value
 
 
 def _same_text(recorded: str, computed: str) -> Literal["exact", "rounded", "different"]:
