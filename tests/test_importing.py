@@ -620,6 +620,12 @@ def test_a_wrong_tool_call_is_kept_as_a_call_that_failed(
     assert [(s.reply, s.observation.failure) for s in chain.steps] == [(reply, failure)]
 
 
+@function(example="say('Hm', 1)", trusted=True)
+def say(text: str, *times: int, loud: bool = False) -> str:
+    """Say a text."""
+    return text
+
+
 @function(example="total(2, 3)", trusted=True)
 def total(a: int, b: int, times: int = 1, *more: int, note: str | None = "none") -> int:
     """Add, so many times."""
@@ -629,7 +635,7 @@ def total(a: int, b: int, times: int = 1, *more: int, note: str | None = "none")
 class TotalTask(SumTask):
     """Sums by a function that has defaults."""
 
-    functions = (total, *SumTask.functions)
+    functions = (total, say, *SumTask.functions)
 
 
 def made_again(
@@ -744,6 +750,9 @@ def test_the_text_given_to_a_custom_tool_is_the_only_argument_of_its_function(
     report, chain = made_again(tmp_path, turn, dialect=dialect)
     assert chain.answer == 'seven "7"'
     assert report.notes == {"text given to a custom tool, taken as its function's only argument": 1}
+    turn = {"role": "assistant", "tool_calls": [custom("say", "stop(7)")]}
+    _, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert (chain.steps[0].observation.text, chain.answer) == ("stop(7)", None)
     for name, failure in (
         ("total", FailureKind.MISSING_ARGUMENT),
         ("code", FailureKind.UNKNOWN_FUNCTION),

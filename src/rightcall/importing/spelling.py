@@ -71,9 +71,13 @@ def _own_name(name: str, functions: FunctionSet) -> str:
 
 def _only_parameter(made: Function) -> str | None:
     """The one argument that a function needs, or else the one that it takes."""
-    shown = [name for name in made.parameters if name not in made.state_parameters]
-    needed = [name for name in shown if made.parameters[name].default is Parameter.empty]
-    chosen = needed or shown
+    shown = {name: one for name, one in made.parameters.items() if name not in made.state_parameters}
+    needed = [
+        name
+        for name, one in shown.items()
+        if one.default is Parameter.empty and one.kind is not Parameter.VAR_POSITIONAL
+    ]
+    chosen = needed or list(shown)
     return chosen[0] if len(chosen) == 1 else None
 
 
