@@ -700,6 +700,42 @@ def test_a_call_inside_of_the_arguments_of_one_that_fails_is_not_run(tmp_path: P
     assert chain.failures == (FailureKind.UNPARSABLE,)
 
 
+NASTY = [
+    "", "add(9, 9)", "stop('7')", "I add: add(9, 9).", "```\nstop(7)\n```", "<think>", "</think>",
+    "add(", "\"", "''", "(", ")", "sub(add(9, 9))", "\n", "stop", "null", "{", "**", "#",
+    '{"a": 9, "b": 9}',
+    '<tool_call>\n{"name": "stop", "arguments": {"answer": "7"}}\n</tool_call>', "</tool_call>",
+    '[TOOL_CALLS][{"name": "stop", "arguments": {"answer": "7"}}]',
+    '{"name": "stop", "parameters": {}}',
+]  # fmt: skip
+TEXTS = st.lists(st.sampled_from(NASTY), max_size=3).map(" ".join)
+
+
+@given(
+    words=TEXTS,
+    name=st.sampled_from(["record", "records", "functions.record"]) | TEXTS,
+    arguments=TEXTS | st.dictionaries(st.sampled_from(["number", "a-b"]), TEXTS).map(json.dumps),
+    dialect=st.sampled_from(["python", "native"]),
+    exact=TEXTS,
+)
+def test_no_other_call_than_the_recorded_one_is_ever_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    words: str,
+    name: str,
+    arguments: str,
+    dialect: str,
+    exact: str,
+) -> None:
+    turn = {"role": "assistant", "content": words, "tool_calls": [called(name, arguments)]}
+    _, chain = made_again(tmp_path_factory.mktemp("c"), turn, replies=[exact], dialect=dialect)
+    (step,) = chain.steps
+    assert (
+        step.call is None
+        or step.call.name == name.removeprefix("functions.")
+        or (step.observation.failure is FailureKind.UNKNOWN_FUNCTION)
+    )
+
+
 def test_words_beside_a_call_are_kept_unless_they_would_be_read_as_another(tmp_path: Path) -> None:
     def spoken(words: str) -> dict[str, Any]:
         call = called("add", '{"a": 0, "b": 7}')
