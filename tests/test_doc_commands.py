@@ -19,10 +19,10 @@ import pytest
 
 from local_server import LocalHandler, LocalServer
 from native_models import tool_tokenizer
-from test_docs import ROOT, blocks, execute
+from test_docs import ROOT, blocks, execute, shell
 from tiny_models import build_tiny
 
-PAGES = ("tool-calling", "your-student", "serving", "teachers")
+PAGES = ("tool-calling", "your-student", "serving", "teachers", "your-logs")
 
 NOT_RUN = {
     "vllm serve": "needs a GPU",
@@ -101,9 +101,15 @@ def server() -> Iterator[LocalServer]:
         yield running
 
 
-def commands(page: str) -> Iterator[str]:
-    for block in blocks(ROOT / "docs" / f"{page}.md", "sh"):
-        yield from (line for line in block.replace("\\\n", " ").splitlines() if line.strip())
+def commands(page: str) -> Iterator[tuple[str, str]]:
+    yield from shell(ROOT / "docs" / f"{page}.md")
+
+
+def write_modules(page: str) -> None:
+    """The Python of a page that begins with the name of its file."""
+    for block in blocks(ROOT / "docs" / f"{page}.md", "python"):
+        if named := re.match(r"# (\w+\.py)\n", block):
+            Path(named[1]).write_text(block)
 
 
 def not_run(command: str) -> str | None:
@@ -122,11 +128,15 @@ def test_the_commands_of_a_page_do_what_they_say(page: str, folder: Path, server
     if page == "serving":
         execute(["collect", "tiny-math", "-m", "gold", *SMALLER["collect"],
                  "--out", "chains/student.jsonl"], "its chains")  # fmt: skip
+    write_modules(page)
     executed = 0
-    for command in commands(page):
+    for command, text in commands(page):
         if not_run(command):
             continue
         program, *arguments = replaced(command, server.url)
+        if program == "cat":
+            Path(arguments[1]).write_text(text)
+            continue
         name = next((name for name in SMALLER if name in arguments), "")
         arguments += SMALLER.get(name, [])
         if program == "accelerate":
@@ -154,5 +164,5 @@ def launch(arguments: list[str], line: str) -> None:
 
 
 def test_what_is_not_run_stands_on_a_page() -> None:
-    begun = {not_run(command) for page in PAGES for command in commands(page)}
+    begun = {not_run(command) for page in PAGES for command, _ in commands(page)}
     assert set(NOT_RUN) <= begun

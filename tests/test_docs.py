@@ -32,8 +32,19 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands() -> Iterator[str]:
     for page in PAGES:
-        for block in blocks(page, "sh"):
-            yield from (line for line in block.replace("\\\n", " ").splitlines() if line.strip())
+        yield from (command for command, _ in shell(page))
+
+
+def shell(page: Path) -> Iterator[tuple[str, str]]:
+    """The commands of a page, each with the text that it is given (`<<'END'`)."""
+    for block in blocks(page, "sh"):
+        lines = iter(block.replace("\\\n", " ").splitlines())
+        for line in lines:
+            command, given, end = line.partition(" <<'END'")
+            assert not end, line
+            text = "\n".join(iter(lines.__next__, "END")) if given else ""
+            if command.strip():
+                yield command, text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -69,6 +80,8 @@ def test_a_shell_example_is_a_command_that_exists(command: str) -> None:
     elif program == "accelerate":
         assert (ROOT / arguments[arguments.index("--config_file") + 1]).is_file()
         assert_parses(arguments[arguments.index("rightcall") + 1 :])
+    elif program == "cat":
+        assert arguments[0] == ">"
     else:
         assert program in {"pip", "vllm", "python", "transformers"}
 

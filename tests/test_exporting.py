@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import sys
@@ -18,10 +19,11 @@ from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
 from rightcall.errors import ConfigError, DataError
 from rightcall.exporting import chain_rows, pair_rows, write
 from rightcall.functions import FunctionSet, Role, Stop, function
-from rightcall.importing import Place, import_chains
+from rightcall.importing import Place, import_chains, read_log
 from rightcall.importing.openai_chat import openai_chat
 from rightcall.models.scripted import Scripted
-from rightcall.pairs import make_pairs, write_pairs
+from rightcall.native import Invocation, Said
+from rightcall.pairs import make_pairs, read_pairs, write_pairs
 from rightcall.rollout import Budget, Job, Setting, rollouts
 from rightcall.task import Task
 from rightcall.tool_calls import call_text, named_arguments, named_text, read_call
@@ -63,9 +65,16 @@ class Anything(Task):
 TASK = Anything()
 
 
-def played(*replies: str, task: Task = TASK, subset: str | None = None, steps: int = 20) -> Chain:
+def played(
+    *replies: str,
+    task: Task = TASK,
+    subset: str | None = None,
+    steps: int = 20,
+    dialect: str = "python",
+) -> Chain:
     """The chain of a model that replies so, on a task's first training problem."""
-    setting = Setting(task, task.function_set(subset), "teacher", budget=Budget(steps=steps))
+    functions, budget = task.function_set(subset), Budget(steps=steps)
+    setting = Setting(task, functions, "teacher", budget=budget, dialect=dialect)
     problem = next(task.problems("train", 1))
     return next(rollouts(setting, Scripted(list(replies), name="large"), [Job(problem)]))
 
@@ -80,7 +89,8 @@ def imported_again(chains: list[Chain], folder: Path, task: Task = TASK) -> list
     ]
     out = folder / "again.jsonl"
     out.unlink(missing_ok=True)
-    report = import_chains(entries, task, task.problems("train", 1), out)
+    problems, dialect = task.problems("train", 1), chains[0].dialect
+    report = import_chains(entries, task, problems, out, dialect=dialect)
     assert report.different == ()
     assert report.unreadable == report.without_problem == ()
     return sorted(ChainStore(out).latest(), key=lambda chain: chain.sample)
@@ -88,7 +98,7 @@ def imported_again(chains: list[Chain], folder: Path, task: Task = TASK) -> list
 
 def essence(chain: Chain) -> list[Any]:
     return [
-        [(step.call, step.observation) for step in chain.steps],
+        [(step.reply, step.call, step.observation) for step in chain.steps],
         chain.answer,
         chain.outcome,
         chain.prompt,
@@ -119,8 +129,32 @@ GATHER_CALLS = st.builds(
     st.lists(st.text("ab", max_size=2) | st.floats(-1e9, 1e9), max_size=4),
     st.dictionaries(st.sampled_from(["name", "numbers"]), JSON_VALUES, max_size=1),
 )
+SPELLINGS = st.sampled_from(
+    [
+        "keep( 1,2 )",
+        "keep(second = 2, first=1)",
+        "keep('a')",
+        'keep("""a""", \'b\')',
+        " keep(1)\n",
+        "keep(\n    1,\n)",
+        "keep(0x10, 1e3, more=(1,))",
+        "keep(True, 1.0)",
+        "keep(-0.0)",
+        "gather('a', None)",
+        "gather('a', numbers=None)",
+        "gather(name='a', numbers=[1])",
+        "keep(1)(2)",
+        "print(keep(1))",
+        "`keep(1)`",
+        "keep(1).",
+        "<think>keep(2)</think>\nkeep( 1 )",
+        "Error: keep(1)",
+        "the answer is keep(1)",
+    ]
+)
 REPLIES = st.one_of(
     KEEP_CALLS,
+    SPELLINGS,
     GATHER_CALLS,
     st.just("I think that I keep it.\nkeep(1)"),
     st.just("keep(1) keep(2)"),
@@ -139,6 +173,59 @@ def test_the_way_out_and_back_is_the_identity(
     chain = played(*replies, 'stop("5")')
     (again,) = imported_again([chain], tmp_path_factory.mktemp("again"))
     assert essence(again) == essence(chain)
+
+
+def called(name: str, arguments: dict[str, Any]) -> str:
+    return str(Said("", (Invocation(name, arguments),)))
+
+
+NATIVE_CALLS = st.builds(
+    called,
+    st.sampled_from(["keep", "gather", "nothing", "functions.keep", "two words"]),
+    st.dictionaries(st.sampled_from(["first", "more", "name", "numbers", "a-b"]), JSON_VALUES),
+)
+NATIVE_REPLIES = st.one_of(
+    NATIVE_CALLS,
+    st.builds("{}\n{}".format, st.sampled_from(["I keep it.", "  So. ", "keep(1)"]), NATIVE_CALLS),
+    st.builds("{}\n{}".format, NATIVE_CALLS, NATIVE_CALLS),
+    st.sampled_from(
+        [
+            "",
+            "Hm.",
+            " keep(1)",
+            'stop("5")',
+            "<tool_call>\n{",
+            '<tool_call>{"name": "stop"}</tool_call>',
+        ]
+    ),
+)
+
+
+@given(st.lists(NATIVE_REPLIES, max_size=4))
+def test_the_way_out_and_back_of_native_chains_is_the_identity(
+    tmp_path_factory: pytest.TempPathFactory, replies: list[str]
+) -> None:
+    chain = played(*replies, called("stop", {"answer": "5"}), dialect="native")
+    (again,) = imported_again([chain], tmp_path_factory.mktemp("again"))
+    assert essence(again) == essence(chain)
+
+
+def test_only_a_reply_that_its_message_does_not_tell_is_kept_beside_the_messages() -> None:
+    spelled = ["keep(1, 2)", "keep( 1,2 )", "I keep: keep(1)", "Hm.", 'stop("5")']
+    (row,) = chain_rows([played(*spelled)], TASK)
+    assert row["replies"] == ["", "keep( 1,2 )", "", "", ""]
+    said = [turn["content"] for turn in row["messages"] if turn["role"] == "assistant"]
+    assert said == ["", "", "I keep: keep(1)", "Hm.", ""]
+
+
+def test_a_reply_beside_messages_that_were_changed_is_not_believed(tmp_path: Path) -> None:
+    (row,) = chain_rows([played("keep( 1,2 )", 'stop("5")')], TASK)
+    row["messages"][2]["tool_calls"][0]["function"]["arguments"] = '{"first": 3}'
+    (made,) = openai_chat(row, Place(file="log", line=1))
+    problems = TASK.problems("train", 1)
+    import_chains([(Place(file="log", line=1), made)], TASK, problems, tmp_path / "c")
+    (chain,) = ChainStore(tmp_path / "c")
+    assert chain.steps[0].reply == "keep(3)"
 
 
 def test_chains_that_did_not_stop_come_back_as_they_are(tmp_path: Path) -> None:
@@ -279,6 +366,50 @@ def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
         assert json.loads(read["tools"]) == row["tools"]
         assert read["outcome"] == row["outcome"]
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("form", ["openai", "trl", "parquet"])
+def test_every_form_of_chains_is_read_back_to_the_same_replies(tmp_path: Path, form: str) -> None:
+    chains = [played("keep( 1,2 )", "Hm.", "gather('a', None)", 'stop("5")'), played("stop('5')")]
+    file = tmp_path / ("rows.parquet" if form == "parquet" else "rows.jsonl")
+    write(chain_rows(chains, TASK), file, form=form, what="chains", made="")
+    out = tmp_path / "again.jsonl"
+    report = import_chains(read_log(openai_chat, file), TASK, TASK.problems("train", 1), out)
+    again = sorted(ChainStore(out), key=lambda chain: chain.sample)
+    assert [essence(chain) for chain in again] == [essence(chain) for chain in chains]
+    assert report.different == ()
+
+
+def test_what_cannot_be_imported_says_what_to_do(tmp_path: Path) -> None:
+    pairs, folder = tmp_path / "pairs.jsonl", tmp_path / "set"
+    write_pairs(make_pairs(mixed()), pairs)
+    write(pair_rows(read_pairs(pairs), SumTask()), folder, form="parquet", what="pairs", made="")
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(b"{}"))
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and so on")
+    for log, fault in (
+        (pairs, "line 1.*preference pair, not a conversation. Chains are imported, and pairs made"),
+        (folder / "train.parquet", "line 1.*preference pair, not a conversation"),
+        (folder, "the log is a folder.*Give the files in it: train.parquet"),
+        (tmp_path / "packed.gz", "the log is no text.*unpack it"),
+        (tmp_path / "cut.parquet", "a Parquet file that cannot be read.*It may be cut"),
+    ):
+        with pytest.raises(DataError, match=fault):
+            list(read_log(openai_chat, log))
+
+
+@pytest.mark.parametrize("form", ["trl", "parquet"])
+def test_an_export_of_pairs_is_not_taken_for_a_pairs_file(tmp_path: Path, form: str) -> None:
+    pairs = pair_rows(make_pairs(mixed()), SumTask())
+    (file, _) = write(pairs, tmp_path / "set", form=form, what="pairs", made="").files
+    with pytest.raises(DataError, match=r"an export of pairs is no pairs file.*was exported"):
+        list(read_pairs(file))
+
+
+def test_a_file_holds_what_its_name_says(tmp_path: Path) -> None:
+    for name, form in (("a.parquet", "openai"), ("a.jsonl", "parquet")):
+        with pytest.raises(ConfigError, match=rf"the form {form} is not what a file of that name"):
+            write([{}], tmp_path / name, form=form, what="chains", made="")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -427,5 +558,7 @@ def test_the_commands_write_chains_and_pairs(
     assert code == 0
     row = json.loads((tmp_path / "set" / "train.jsonl").read_text().splitlines()[0])
     assert {"prompt", "chosen", "rejected", "tools"} <= row.keys()
+    code, shown = rightcall("export", "chains", tmp_path, "--out", tmp_path / "x.jsonl")
+    assert (code, "chains are read from files" in shown) == (2, True)
     code, shown = rightcall("export", "chains", chains, "--out", tmp_path / "x.jsonl")
     assert (code, "unknown task" in shown) == (2, True)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rightcall import cli
 from rightcall.chain import ByProblem, Chain, ChainStore, Judgement, Outcome, Problem, StopReason
 from rightcall.errors import ConfigError, DataError, DefinitionError, FailureKind
+from rightcall.functions import function
 from rightcall.importing import (
     ImportReport,
     Place,
@@ -137,6 +138,22 @@ def test_calls_after_the_end_of_a_chain_are_counted(tmp_path: Path) -> None:
         ("3.3", "3.5", "different"),
         ("7", "Error: no", "different"),
         ("noted", "note", "different"),
+        ('{"result": 38}', "38", "exact"),
+        ('{"result": {"value": "$38.00"}}', "38", "exact"),
+        ('{"status": "ok", "output": 38, "seconds": 2}', "38", "exact"),
+        ('"38"', "38", "exact"),
+        ('{"result": 3.33}', "10/3", "rounded"),
+        ("true", "True", "exact"),
+        ('["a", 1]', "['a', 1]", "exact"),
+        ('{"a": 1, "b": 38}', "38", "different"),
+        ('{"a": 1, "b": 38}', "{'a': 1, 'b': 38}", "exact"),
+        ('{"result": 39}', "38", "different"),
+        ('{"error": "no"}', "38", "different"),
+        ("{}", "38", "different"),
+        ("7.10", "7.14", "different"),
+        ('{"result": 7.10}', "7.14", "different"),
+        ('{"result": 7.1}', "7.14", "rounded"),
+        ('{"result": NaN}', "38", "different"),
     ],
 )
 def test_a_recorded_result_is_compared_as_text_then_as_a_number(
@@ -277,6 +294,38 @@ def test_an_import_goes_on_where_it_was_killed_and_reports_on_all(tmp_path: Path
     assert out.read_bytes() == before
 
 
+def test_what_was_there_before_does_not_change_the_report_or_the_file(tmp_path: Path) -> None:
+    def entry(line: int, model: str) -> tuple[Place, Recorded]:
+        calls = (RecordedCall(reply=f"add(0, {line})", result="x"), RecordedCall(reply="stop('8')"))
+        said = Recorded(
+            problem_id="train-0-0", model=model, calls=calls, gold=str(line % 2), correct=True
+        )
+        return Place(file="log.jsonl", line=line), said
+
+    entries = [entry(line, "ab"[line % 2]) for line in range(1, 7)]
+    whole, chains = imported(entries, tmp_path / "whole.jsonl")
+    assert [one.place.line for one in whole.different] == [1, 2, 3, 4, 5, 6]
+    assert [chain.model for chain in chains] == ["b", "a"] * 3
+    for there in ([0, 3, 5], [1], [4, 2]):
+        out = tmp_path / f"{there}.jsonl"
+        ChainStore(out).append(chains[index] for index in there)
+        resumed, _ = imported(entries, out)
+        assert resumed.model_copy(update={"already_there": 0}) == whole
+
+
+def test_an_import_that_fails_leaves_no_empty_file(tmp_path: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    log = write_log(tmp_path / "log.jsonl", "{not json")
+    with pytest.raises(DataError, match="line 1"):
+        imported(read_log(openai_chat, log), out)
+    assert not out.exists()
+    imported([attempt('stop("7")')], out)
+    before = out.read_bytes()
+    with pytest.raises(DataError, match="line 1"):
+        imported(read_log(openai_chat, log), out)
+    assert out.read_bytes() == before
+
+
 def test_importing_again_reads_each_chain_once_however_many_a_problem_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,9 +383,10 @@ def test_a_bad_line_is_named_or_listed(tmp_path: Path, bad: str, fault: str) -> 
     assert report.unreadable[0].place.line == 2
 
 
-def test_a_log_may_be_one_json_list(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "\n ", "\ufeff"])
+def test_a_log_may_be_one_json_list(tmp_path: Path, before: str) -> None:
     log = tmp_path / "log.json"
-    log.write_text(json.dumps([STOPPED, STOPPED]), encoding="utf-8")
+    log.write_text(before + json.dumps([STOPPED, STOPPED]), encoding="utf-8")
     assert [entry[0].line for entry in read_log(openai_chat, log)] == [1, 2]  # type: ignore[index]
 
 
@@ -441,6 +491,18 @@ def test_a_result_belongs_to_the_call_of_its_id_and_by_place_only_without_ids() 
         ("$170.40", None),
         ("I **really** cannot tell **which of the two it is**:", "really"),
         ("No idea.", None),
+        ("The answer is not 5 but 6.", "6"),
+        ("The answer isn't 5, it's 6 apples.", "6 apples"),
+        ("The answer is **not 5**. It is **6**.", "6"),
+        ("The answer is not \\boxed{5} but \\boxed{6}.", "6"),
+        ("The answer is 6, not 5.", "6"),
+        ("The answer is 6 rather than 5.", "6"),
+        ("The answer is 5? No, the answer is not 5.\nThe answer is 6", "6"),
+        ("The answer is 6.\nThe answer is not 5.", "6"),
+        ("The answer is not 5.\nIt is **6**.", "6"),
+        ("The answer is not True but False.", "False"),
+        ("The answer is not known.", "not known"),
+        ("The answer is: not all cats are red.", "not all cats are red"),
     ],
 )
 def test_the_answer_is_read_from_the_last_text(text: str, answer: str | None) -> None:
@@ -465,10 +527,18 @@ def test_thoughts_hold_no_answer(text: str, answer: str | None) -> None:
     assert made.final == answer
 
 
+@pytest.mark.parametrize("text", ["The answer is not 5.", "The answer isn't (B).", "Answer: not true"])
+def test_a_text_that_says_what_the_answer_is_not_has_none(text: str) -> None:
+    (made,) = openai_chat(conversation({"role": "assistant", "content": text}), PLACE)
+    assert (answer_of(text), made.final) == (None, None)
+    assert made.notes == ("last text that says only what the answer is not, no answer",)
+
+
 @pytest.mark.parametrize(
-    ("gold", "read"), [(0, "0"), ("0", "0"), (0.0, "0.0"), ("", None), (None, None)]
+    ("gold", "read"),
+    [(0, "0"), ("0", "0"), (0.0, "0.0"), ("", None), (None, None), (True, "True"), (False, "False")],
 )
-def test_a_right_answer_of_0_is_one(gold: Any, read: str | None) -> None:
+def test_a_right_answer_of_0_or_false_is_one(gold: Any, read: str | None) -> None:
     (made,) = openai_chat(conversation({"role": "assistant", "content": "0"}, gold=gold), PLACE)
     assert made.gold == read
 
@@ -550,6 +620,122 @@ def test_a_wrong_tool_call_is_kept_as_a_call_that_failed(
     assert [(s.reply, s.observation.failure) for s in chain.steps] == [(reply, failure)]
 
 
+@function(example="say('Hm', 1)", trusted=True)
+def say(text: str, *times: int, loud: bool = False) -> str:
+    """Say a text."""
+    return text
+
+
+@function(example="total(2, 3)", trusted=True)
+def total(a: int, b: int, times: int = 1, *more: int, note: str | None = "none") -> int:
+    """Add, so many times."""
+    return (a + b) * times + sum(more)
+
+
+class TotalTask(SumTask):
+    """Sums by a function that has defaults."""
+
+    functions = (total, say, *SumTask.functions)
+
+
+def made_again(
+    tmp_path: Path, *turns: dict[str, Any], dialect: str = "python", **fields: Any
+) -> tuple[ImportReport, Chain]:
+    """The chain of a conversation about "What is 0 + 7?", by the functions of `TotalTask`."""
+    log, task = write_log(tmp_path / "log.jsonl", conversation(*turns, **fields)), TotalTask()
+    out = tmp_path / "made.jsonl"
+    out.unlink(missing_ok=True)
+    report = import_chains(
+        read_log(openai_chat, log), task, every_problem(task, ("train",), 9), out, dialect=dialect
+    )
+    (chain,) = ChainStore(out)
+    return report, chain
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_a_null_for_what_has_a_default_is_read_as_not_given(tmp_path: Path, dialect: str) -> None:
+    strict = '{"a": 0, "b": 7, "times": null, "more": null, "note": null}'
+    turn = {"role": "assistant", "tool_calls": [called("total", strict)]}
+    report, chain = made_again(tmp_path, turn, dialect=dialect)
+    (step,) = chain.steps
+    assert (step.observation.text, step.observation.failure) == ("7", None)
+    assert "note" in step.reply  # which takes a null
+    assert "times" not in step.reply
+    assert report.notes == {"null for an argument that has a default, read as not given": 2}
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_a_null_for_what_must_be_given_fails(tmp_path: Path, dialect: str) -> None:
+    turn = {"role": "assistant", "tool_calls": [called("total", '{"a": null, "b": 7}')]}
+    report, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert chain.failures == (FailureKind.WRONG_TYPE,)
+    assert report.notes == {}
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+@pytest.mark.parametrize(
+    "words", ["add(9, 9)", "print(3)", "I think:\nstop('7')", "add(", "<think>So", "Let me add."]
+)
+def test_words_beside_broken_arguments_are_never_run(tmp_path: Path, words: str, dialect: str) -> None:
+    call = called("add", '{"a": 0')
+    turn = {"role": "assistant", "content": words, "tool_calls": [call]}
+    _, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert chain.failures == (FailureKind.UNPARSABLE,)
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+@pytest.mark.parametrize("name", ["now stop", "stop(7) or add", "my.server.stop it", "", "7"])
+def test_a_name_that_no_function_can_have_is_an_unknown_one(
+    tmp_path: Path, name: str, dialect: str
+) -> None:
+    turn = {"role": "assistant", "tool_calls": [called(name, '{"answer": "7"}')]}
+    _, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert chain.answer is None
+    assert chain.failures in [(FailureKind.UNKNOWN_FUNCTION,), (FailureKind.UNPARSABLE,)]
+
+
+def test_a_call_inside_of_the_arguments_of_one_that_fails_is_not_run(tmp_path: Path) -> None:
+    call = called("sub", '{"a-b": "add(0, 7)"}')
+    _, chain = made_again(tmp_path, {"role": "assistant", "tool_calls": [call]})
+    assert chain.failures == (FailureKind.UNPARSABLE,)
+
+
+NASTY = [
+    "", "add(9, 9)", "stop('7')", "I add: add(9, 9).", "```\nstop(7)\n```", "<think>", "</think>",
+    "add(", "\"", "''", "(", ")", "sub(add(9, 9))", "\n", "stop", "null", "{", "**", "#",
+    '{"a": 9, "b": 9}',
+    '<tool_call>\n{"name": "stop", "arguments": {"answer": "7"}}\n</tool_call>', "</tool_call>",
+    '[TOOL_CALLS][{"name": "stop", "arguments": {"answer": "7"}}]',
+    '{"name": "stop", "parameters": {}}',
+]  # fmt: skip
+TEXTS = st.lists(st.sampled_from(NASTY), max_size=3).map(" ".join)
+
+
+@given(
+    words=TEXTS,
+    name=st.sampled_from(["record", "records", "functions.record"]) | TEXTS,
+    arguments=TEXTS | st.dictionaries(st.sampled_from(["number", "a-b"]), TEXTS).map(json.dumps),
+    dialect=st.sampled_from(["python", "native"]),
+    exact=TEXTS,
+)
+def test_no_other_call_than_the_recorded_one_is_ever_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    words: str,
+    name: str,
+    arguments: str,
+    dialect: str,
+    exact: str,
+) -> None:
+    turn = {"role": "assistant", "content": words, "tool_calls": [called(name, arguments)]}
+    _, chain = made_again(tmp_path_factory.mktemp("c"), turn, replies=[exact], dialect=dialect)
+    (step,) = chain.steps
+    assert (
+        step.call is None
+        or step.call.name == name.removeprefix("functions.")
+        or (step.observation.failure is FailureKind.UNKNOWN_FUNCTION)
+    )
+
+
 def test_words_beside_a_call_are_kept_unless_they_would_be_read_as_another(tmp_path: Path) -> None:
     def spoken(words: str) -> dict[str, Any]:
         call = called("add", '{"a": 0, "b": 7}')
@@ -573,6 +759,72 @@ def test_the_first_form_of_function_calls_and_contents_in_parts_are_read(tmp_pat
     }
     report, (chain,) = chains_of(tmp_path, record)
     assert (chain.steps[0].reply, report.exact) == ("add(0, 7)", 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": None}, {"type": "text", "text": "7"}],
+        [{"type": "text", "text": {"value": "7", "annotations": []}}],
+        [{"type": "refusal", "refusal": "No."}, "7"],
+    ],
+)
+def test_parts_without_a_text_say_nothing(content: Any) -> None:
+    (made,) = openai_chat(conversation({"role": "assistant", "content": content}), PLACE)
+    assert made.final == "7"
+
+
+def custom(name: str, text: str) -> dict[str, Any]:
+    return {"id": "c1", "type": "custom", "custom": {"name": name, "input": text}}
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_the_text_given_to_a_custom_tool_is_the_only_argument_of_its_function(
+    tmp_path: Path, dialect: str
+) -> None:
+    turn = {"role": "assistant", "tool_calls": [custom("stop", 'seven "7"')]}
+    report, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert chain.answer == 'seven "7"'
+    assert report.notes == {"text given to a custom tool, taken as its function's only argument": 1}
+    turn = {"role": "assistant", "tool_calls": [custom("say", "stop(7)")]}
+    _, chain = made_again(tmp_path, turn, dialect=dialect)
+    assert (chain.steps[0].observation.text, chain.answer) == ("stop(7)", None)
+    for name, failure in (
+        ("total", FailureKind.MISSING_ARGUMENT),
+        ("code", FailureKind.UNKNOWN_FUNCTION),
+    ):
+        turn = {"role": "assistant", "tool_calls": [custom(name, "stop(7)")]}
+        assert made_again(tmp_path, turn, dialect=dialect)[1].failures == (failure,)
+
+
+@pytest.mark.parametrize("kind", [{"type": "file_search"}, {"type": "tool_call", "name": "add"}])
+def test_a_tool_call_of_another_kind_is_named_with_its_line_and_a_remedy(
+    tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    record = conversation({"role": "assistant", "tool_calls": [{"id": "c1", **kind}]})
+    log = write_log(tmp_path / "log.jsonl", record)
+    with pytest.raises(DataError, match=r"line 1.*turn 2 has a tool call of a kind.*skip such lines"):
+        list(read_log(openai_chat, log))
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"),
+    [
+        ("functions.add", "add(0, 7)"),
+        ("my.server.add", "add(0, 7)"),
+        ("functions.sub", "sub(a=0, b=7)"),
+    ],
+)
+def test_a_namespace_before_a_functions_name_is_left_out(tmp_path: Path, name: str, reply: str) -> None:
+    turn = {"role": "assistant", "tool_calls": [called(name, '{"a": 0, "b": 7}')]}
+    report, chain = made_again(tmp_path, turn)
+    assert chain.steps[0].reply == reply
+    assert report.notes == {"namespace before a function's name left out": 1}
+
+
+def test_an_id_may_be_a_number() -> None:
+    (made,) = openai_chat(conversation({"role": "assistant", "content": "7"}, problem_id=17), PLACE)
+    assert made.problem_id == "17"
 
 
 # --- gsm8k --------------------------------------------------------------------------------------
@@ -604,14 +856,15 @@ def test_annotations_that_cannot_be_read_are_noted_and_stops_have_no_recorded_re
     record = {
         "question": "?",
         "ground_truth": "A: 1",
-        "solution": "<<3/4=0.75 <<83.3>> <<1+1=2>>2\nA: 2",
+        "solution": "<<3/4=0.75 <<83.3>> <<1+1=2>>2 <<4+\nA: 2",
     }
     (made,) = load_importer("gsm8k_annotated")(record, PLACE)
     assert [(call.reply, call.result) for call in made.calls] == [
         ('calculate("1+1")', "2"),
         ("stop(2)", None),
     ]
-    assert made.notes == ("annotation that cannot be read",) * 2
+    assert made.notes == ("annotation that cannot be read",) * 3
+    assert made.unread == ("<<3/4=0.75", "<<83.3>>", "<<4+")
 
 
 def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
@@ -631,6 +884,17 @@ def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
     assert (report.calls, compared + report.unrecorded) == (10_900, 10_900)
     assert compared == 8267
     assert report.notes["annotation that cannot be read"] == 5
+    assert [(one.place.line, one.text[:9]) for one in report.unread] == [
+        (151, "<<3/440=0"),
+        (151, "<<3/440=0"),
+        (154, "<<6.66666"),
+        (163, "<<41.472+"),
+        (324, "<<83.3333"),
+    ]
+    shown = next(
+        table for table in report.tables() if table.title == "Could not be read, and left out: 5"
+    )
+    assert shown.rows[0][1] == "6b_finetuning"
     assert 0 < len(report.different) < 80
 
 

@@ -136,6 +136,17 @@ def test_a_malformed_line_is_named(tmp_path):
         list(read_records(path))
 
 
+@pytest.mark.parametrize("side", ["messages", "chosen", "prompt"])
+def test_a_row_whose_calls_stand_beside_its_words_is_refused(tmp_path, side):
+    call = {"id": "c", "type": "function", "function": {"name": "stop", "arguments": "{}"}}
+    turns = [*PROMPT, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    path = write(tmp_path / "p.jsonl", pair(), pair(**{side: turns}))
+    with pytest.raises(DataError, match=r"line 2, is not a training row.*give the pairs file"):
+        list(read_records(path))
+    plain = [{**turn, "tool_calls": None} for turn in CHOSEN]
+    assert len(list(read_records(write(path, pair(chosen=plain))))) == 1
+
+
 def test_an_empty_file_is_refused(tmp_path, tokenizer):
     with pytest.raises(DataError, match="nothing to train on"):
         load(write(tmp_path / "p.jsonl"), tokenizer)

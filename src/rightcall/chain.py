@@ -354,7 +354,7 @@ class ChainStore:
             raise DataError(
                 f"{self.path}, line {number}, is not a chain",
                 value=first_fault(error),
-                remedy="Delete that line, or the file, and collect again.",
+                remedy="Give a file that collect or import wrote, or delete that line and redo it.",
             ) from error
 
     def _opened(self) -> BinaryIO:

@@ -425,7 +425,9 @@ def import_(
         str,
         typer.Argument(help="openai_chat, gsm8k_annotated, logic_lm, or my_importer.py:function."),
     ],
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG", help="JSON lines, or one JSON list.")],
+    logs: Annotated[
+        list[Path], typer.Argument(metavar="LOG", help="JSON lines, one JSON list, or Parquet.")
+    ],
     task: Annotated[str, typer.Option(help="A built-in task, a preset, or my_task.py:MyTask.")],
     out: Annotated[Path, typer.Option(help="The chains file; what is in it already is not redone.")],
     source: Annotated[str, typer.Option(help="The models' role: teacher, student, ...")] = "teacher",
@@ -1134,7 +1136,11 @@ def _every(paths: list[Path]) -> ChainFiles:
     """The chains of files, each attempt once; the files must be there before any is read."""
     from rightcall.chain import ChainFiles
 
-    return ChainFiles([_existing(path) for path in paths])
+    for path in paths:
+        if _existing(path).is_dir():
+            remedy = "Give the files of chains in it."
+            raise DataError("chains are read from files", value=str(path), remedy=remedy)
+    return ChainFiles(paths)
 
 
 def _given(files: list[Path] | None) -> list[Problem]:

@@ -7,8 +7,8 @@
 Calls become `tool_calls` with the arguments that the model gave and no others: as JSON text, as the API
 has them (and as columns must: those of objects would be filled up with nulls); for TRL as objects,
 which chat templates write. A turn whose text is not just its call keeps
-the text beside it, and a turn that makes no call by name stays text; so `openai_chat` reads everything
-back.
+the text beside it, and a turn that makes no call by name stays text. Rows of chains have in `replies`
+the model's exact text where that is spelled otherwise; so `openai_chat` reads everything back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rightcall.chain import JSON, Chain, Message, Outcome, Problem
 from rightcall.dialects import DIALECTS, conversation
 from rightcall.errors import ConfigError, DataError, nearest
 from rightcall.functions import FunctionSet
-from rightcall.native import structured, tools_of
+from rightcall.native import Said, read, structured, tools_of
 from rightcall.pairs import PreferencePair
 from rightcall.task import Task
 from rightcall.tool_calls import is_bare, named_arguments, named_text, read_call
@@ -129,10 +129,9 @@ def _assistant(reply: str, functions: FunctionSet, name: str) -> Turn:
     given = None if call is None else named_arguments(call, functions)
     if call is None or given is None:
         return {"role": "assistant", "content": reply}
-    same = is_bare(reply) and read_call(named_text(call.name, given, functions), functions) == call
     return {
         "role": "assistant",
-        "content": "" if same else reply,
+        "content": "" if is_bare(reply) else reply,
         "tool_calls": [
             {
                 "id": name,
@@ -198,6 +197,8 @@ def _chain_row(chain: Chain, native: Native) -> Row:
     steps = chain.steps[:-1] if chain.maybe_cut else chain.steps
     messages = conversation(chain.prompt, steps, DIALECTS[chain.dialect])
     (turns,), shown = native.form(chain.schemas, messages)
+    functions = None if chain.schemas else native.functions(chain.prompt)
+    said = [turn for turn in turns[len(chain.prompt) :] if turn["role"] == "assistant"]
     return {
         "messages": turns,
         "tools": shown,
@@ -211,7 +212,24 @@ def _chain_row(chain: Chain, native: Native) -> Row:
         "answer": chain.answer or "",
         "outcome": chain.outcome.value,
         "right_for_the_right_reason": chain.right_for_the_right_reason,
+        "dialect": chain.dialect,
+        "replies": [
+            _untold(step.reply, turn, functions) for step, turn in zip(steps, said, strict=True)
+        ],
     }
+
+
+def _untold(reply: str, turn: Turn, functions: FunctionSet | None) -> str:
+    """The reply, if its turn alone would be read back as another; otherwise nothing. `functions`:
+    those shown, where calls are Python."""
+    if functions is None:
+        said = read(reply)
+        told = len(said.calls) == 1 and reply == str(Said(said.words.rstrip(), said.calls))
+        return "" if told else reply
+    if not turn.get("tool_calls") or turn["content"]:
+        return ""
+    made = turn["tool_calls"][0]["function"]
+    return "" if named_text(made["name"], json.loads(made["arguments"]), functions) == reply else reply
 
 
 def pair_rows(pairs: Iterable[PreferencePair], task: Task) -> Iterator[Row]:
@@ -293,6 +311,12 @@ def write(rows: Iterable[Row], out: str | Path, *, form: str, what: str, made: s
     out = Path(out)
     suffix = ".parquet" if form == "parquet" else ".jsonl"
     file = out if out.suffix in _FILES else out / f"train{suffix}"
+    if (file.suffix == ".parquet") is not (form == "parquet"):
+        raise ConfigError(
+            f"the form {form} is not what a file of that name holds",
+            value=str(out),
+            remedy=f"Give a file that ends with {suffix}, a folder, or another form (--as).",
+        )
     if file != out and out.is_file():
         raise ConfigError(
             "there is a file where the folder is to be",
@@ -380,7 +404,8 @@ def _schema(row: Row) -> Any:
     turn = [("role", pa.string()), ("content", pa.string()), ("tool_call_id", pa.string())]
     turns = pa.list_(pa.struct([*turn, ("tool_calls", pa.list_(call))]))
     kinds = {list: turns, bool: pa.bool_(), int: pa.int64(), str: pa.string()}
-    return pa.schema([(name, kinds[type(value)]) for name, value in row.items()])
+    named = {"replies": pa.list_(pa.string())}
+    return pa.schema([(name, named.get(name, kinds[type(value)])) for name, value in row.items()])
 
 
 def data_card(
@@ -397,6 +422,8 @@ def data_card(
     ]
     given = "objects" if form == "trl" else "JSON text"
     columns = "prompt, chosen, rejected" if what == "pairs" else "messages"
+    replies = "- `replies`: the model's exact text of a turn, where its message does not tell it\n"
+    replies = "" if what == "pairs" else replies
     return f"""---
 # license: the licence is yours to choose; mind those of the problems and of the models
 tags:
@@ -416,7 +443,7 @@ configs:
 
 - `{columns}`: conversations with `tool_calls` whose arguments are {given}
 - `tools`: the schemas of the functions{"" if form == "openai" else ", as JSON text"}
-- the rest: where a row comes from
+{replies}- the rest: where a row comes from
 
 ## How it was made
 

@@ -156,6 +156,17 @@ class Function:
         return f"{given} -> {self.example_result}"
 
     @cached_property
+    def without_null(self) -> frozenset[str]:
+        """The parameters that have a default and take no null."""
+        fields = {str(field.alias): field for field in self.arguments.model_fields.values()}
+        try:
+            self.arguments.model_validate(dict.fromkeys(fields))
+        except ValidationError as error:
+            refused = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+            return frozenset(name for name in refused if not fields[name].is_required())
+        return frozenset()
+
+    @cached_property
     def fingerprint(self) -> str:
         """Changes when what the model sees or the source of the function changes."""
         try:

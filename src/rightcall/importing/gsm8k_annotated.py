@@ -3,8 +3,8 @@
 
 Each annotation becomes a `calculate` with the annotated value as its recorded result, the last line a
 `stop`, of which nothing is recorded but its argument. An annotation that is not closed, or without a
-value, is no call; it is noted. A record has a `question`, the gold solution as `ground_truth` (or
-`answer`), and either one `solution` or one field for each model:
+value, is no call; it is noted and listed. A record has a `question`, the gold solution as
+`ground_truth` (or `answer`), and either one `solution` or one field for each model:
 `{"175b_finetuning": {"solution": ..., "is_correct": false}}`.
 """
 
@@ -22,6 +22,7 @@ from rightcall.tasks.gsm8k import problem_of
 from rightcall.tasks.math.numbers import read_number, show
 
 _ANNOTATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
+_BROKEN = re.compile(rf"(?!{_ANNOTATION.pattern})<<[^<>\n]*(?:>>)?")
 UNREADABLE = "annotation that cannot be read"
 _FINAL = re.compile(r"^(?:A:|####)[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 
@@ -38,7 +39,8 @@ def gsm8k_annotated(record: Mapping[str, Any], place: Place) -> Iterator[Recorde
         text = solution["solution"]
         final = _FINAL.findall(text)
         calculations = _calculations(text)
-        notes = [UNREADABLE] * (text.count("<<") - len(calculations))
+        unread = [found[0].strip() for found in _BROKEN.finditer(text)]
+        notes = [UNREADABLE] * len(unread)
         yield Recorded(
             question=question,
             problem=problem,
@@ -47,6 +49,7 @@ def gsm8k_annotated(record: Mapping[str, Any], place: Place) -> Iterator[Recorde
             calls=(*calculations, *(_stop(answer) for answer in final[-1:])),
             correct=solution.get("is_correct"),
             notes=(*notes, *(() if final else ("no final answer",))),
+            unread=tuple(unread),
         )
 
 

@@ -5,12 +5,14 @@
                     "function": {"name": "add", "arguments": "{\\"a\\": 2, \\"b\\": 3}"}}]},
                   {"role": "tool", "tool_call_id": "c1", "content": "5"},
                   {"role": "assistant", "content": "The answer is 5."}],
-     "problem_id": ..., "question": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...}
+     "problem_id": ..., "question": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...,
+     "replies": ..., "dialect": ...}
 
 All but `messages` may be missing. The problem is the `question`, or else what the user said: before the
 first reply, or later if that is a problem's question (examples may come first). Calls of one turn
 become successive steps; in a last text without a call stands the answer. What `rightcall.exporting`
-writes is read back to the same calls.
+writes is read back to the same replies: `replies` are the model's own texts, one for each of its turns,
+empty where the messages tell it, and `dialect` says that names and nulls are the model's own.
 """
 
 from __future__ import annotations
@@ -21,21 +23,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from rightcall.dialects import DIALECTS, NOT_RUN
 from rightcall.errors import DataError
 from rightcall.importing.recorded import Place, Recorded, RecordedCall
 from rightcall.leaks import normalised
+from rightcall.tasks.math.answers import values
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+UNRUN = "turn with several calls of which only the first was run, the others left out"
 PARALLEL = "turn with several calls, made successive steps"
 SPOKEN = "last text taken as the answer"
 READ = "answer read from the last text"
+DENIED = "last text that says only what the answer is not, no answer"
 EMPTY = "last turn without words or a call, no answer"
-NOT_JSON = "arguments that are no JSON object, kept as they are"
+NOT_JSON = "arguments that are no JSON object: a call that fails"
 
 
 def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
     """The one attempt of a conversation."""
     del place
+    if "messages" not in record and {"chosen", "rejected"} <= record.keys():
+        raise DataError(
+            "the record is a preference pair, not a conversation",
+            remedy="Chains are imported, and pairs made of them: give what the pairs were made of.",
+        )
     messages = record["messages"]
     _check(messages)
     first = next((i for i, m in enumerate(messages) if m["role"] == "assistant"), len(messages))
@@ -45,7 +56,7 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
     final = None
     if turns and turns[-1]["role"] == "assistant" and not _tool_calls(turns[-1]):
         final, turns = _final(_without_thoughts(_text(turns[-1])), notes), turns[:-1]
-    calls, later = _conversation(turns, notes)
+    calls, later = _conversation(turns, _exact(record.get("replies"), messages), notes)
     made = Recorded(
         problem_id=record.get("problem_id"),
         question=asked[-1] if asked else None,
@@ -54,6 +65,7 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
         model=record.get("model") or "recorded",
         sample=record.get("sample"),
         calls=tuple(calls),
+        as_given=record.get("dialect") in list(DIALECTS),
         final=final,
         correct=record.get("correct"),
         notes=tuple(notes),
@@ -76,14 +88,31 @@ def _check(messages: Any) -> None:
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in _ROLES:
             raise DataError(f"turn {number} has no known role", value=role)
+        for call in _tool_calls(message):
+            if not isinstance(call.get("function") or call.get("custom"), Mapping):
+                raise DataError(
+                    f"turn {number} has a tool call of a kind that is not read",
+                    value=call.get("type"),
+                    remedy="Write it as one of type function or custom, or skip such lines.",
+                )
 
 
 def _text(message: Mapping[str, Any]) -> str:
     """The words of a turn: a text, or parts of which some are texts."""
     content = message.get("content")
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content)
+        return "".join(map(_part, content))
+    if isinstance(content, Mapping):
+        return json.dumps(content, ensure_ascii=False)
     return "" if content is None else str(content)
+
+
+def _part(part: Any) -> str:
+    """The words of a part of a turn: pictures and refusals have none, and a text may be null."""
+    text = part.get("text") if isinstance(part, Mapping) else part
+    if isinstance(text, Mapping):  # with annotations beside it
+        text = text.get("value")
+    return text if isinstance(text, str) else ""
 
 
 def _result(message: Mapping[str, Any]) -> str | None:
@@ -107,11 +136,19 @@ def _without_thoughts(text: str) -> str:
 _LABELLED = re.compile(
     r"\\boxed\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
     r"|####[ \t]*(?P<marked>[^\n]+)"
-    r"|\banswer[ \t]*(?:\bis\b[ \t]*:?|[:=])\s*(?P<said>\S[^\n]*)",
+    r"|\banswer[ \t]*(?:\bis\b[ \t]*:?|[:=]|(?=isn['’]t\b))\s*(?P<said>\S[^\n]*)",
     re.IGNORECASE,
 )
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
-_SENTENCE = re.compile(r"\.(?=\s|$)|\s+(?:because|since)\b", re.IGNORECASE)
+_SENTENCE = re.compile(
+    r"\.(?=\s|$)|\s+(?:because|since|rather than|instead of)\b|,\s+(?:and\s+)?not\b", re.IGNORECASE
+)
+_DENIAL = re.compile(
+    r"(?:not|isn['’]t)\s+(?P<denied>.+?)"
+    r"(?:[,;.]?\s+(?:but(?:\s+rather)?(?:\s+it\s+is)?|it\s+is|it['’]s|rather)\s+(?P<meant>.+))?",
+    re.IGNORECASE,
+)
+_VERDICT = re.compile(r"true|false|yes|no|unknown|uncertain|\(?[A-Z]\)?", re.IGNORECASE)
 _WRAPPED = re.compile(
     r"\\\((.*)\\\)|\\\[(.*)\\\]|\$(.*)\$|\\text\s*\{(.*)\}|`(.*)`|\{(.*)\}", re.DOTALL
 )
@@ -124,19 +161,41 @@ def answer_of(text: str) -> str | None:
     >>> answer_of("So **Tina** has **$170.40**."), answer_of("Hence \\\\boxed{\\\\text{B}}.")
     ('$170.40', 'B')
     """
-    found = [_labelled(match) for match in _LABELLED.finditer(text)]
-    found = list(filter(None, found)) or [
-        value for match in _BOLD.finditer(text) if (value := _value(match[1] or match[2]))
-    ]
+    found, _ = _named(text)
     return found[-1] if found else None
 
 
-def _labelled(match: re.Match[str]) -> str:
+def _named(text: str) -> tuple[list[str], list[str]]:
+    """The answers that a text names, and those of which it says that they are not the answer."""
+    read = [_labelled(match) for match in _LABELLED.finditer(text)]
+    denied = [answer for _, answer in read if answer]
+    bold = (_value(match[1] or match[2]) for match in _BOLD.finditer(text))
+    found = [answer for answer, _ in read if answer] or list(filter(None, bold))
+    return [one for one in found if not any(_same(one, other) for other in denied)], denied
+
+
+def _same(one: str, other: str) -> bool:
+    return one.lower() == other.lower() or bool(values(one) & values(other))
+
+
+def _labelled(match: re.Match[str]) -> tuple[str, str]:
+    """The answer that a label names, and one that it denies; empty where there is none."""
     if match["boxed"] is not None:
-        return _plain(match["boxed"])
+        return _plain(match["boxed"]), ""
     said = _plain(match["marked"] or match["said"])
+    if denial := _DENIAL.fullmatch(said):
+        denied, meant = _first(denial["denied"]), _first(denial["meant"] or "")
+        if values(denied) or _VERDICT.fullmatch(denied):
+            return meant if bool(values(meant)) is bool(values(denied)) else "", denied
+    return _first(said), ""
+
+
+def _first(said: str) -> str:
+    """The answer at the beginning of a line, or the boxed one in it."""
+    said = _plain(said)
     if boxed := _LABELLED.search(said):
-        return _labelled(boxed)
+        answer, _ = _labelled(boxed)
+        return answer
     return _plain(_SENTENCE.split(said, maxsplit=1)[0])
 
 
@@ -159,9 +218,12 @@ def _final(text: str, notes: list[str]) -> str | None:
     if not text.strip():
         notes.append(EMPTY)
         return None
-    said = answer_of(text)
-    notes.append(SPOKEN if said is None else READ)
-    return text if said is None else said
+    found, denied = _named(text)
+    if not found and denied:
+        notes.append(DENIED)
+        return None
+    notes.append(READ if found else SPOKEN)
+    return found[-1] if found else text
 
 
 # --- the calls ----------------------------------------------------------------------------------
@@ -175,53 +237,75 @@ def _tool_calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return calls
 
 
+def _exact(replies: Any, messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The model's own text of each of its turns; empty where the log has none."""
+    count = sum(message["role"] == "assistant" for message in messages)
+    if not isinstance(replies, list) or len(replies) != count:
+        return [""] * count
+    return [text if isinstance(text, str) else "" for text in replies]
+
+
 def _conversation(
-    turns: Sequence[Mapping[str, Any]], notes: list[str]
+    turns: Sequence[Mapping[str, Any]], exact: Sequence[str], notes: list[str]
 ) -> tuple[list[RecordedCall], list[tuple[int, str]]]:
     """The calls, and what the user said later, with the number of calls before it."""
     starts = [i for i, message in enumerate(turns) if message["role"] == "assistant"]
     calls: list[RecordedCall] = []
     later: list[tuple[int, str]] = []
-    for start, end in pairwise([*starts, len(turns)]):
+    for (start, end), text in zip(pairwise([*starts, len(turns)]), exact, strict=False):
         after = turns[start + 1 : end]
-        calls += _turn(turns[start], after, notes)
-        said = [text for m in after if m["role"] == "user" and (text := _text(m)).strip()]
+        calls += _turn(turns[start], text, after, notes)
+        said = [words for m in after if m["role"] == "user" and (words := _text(m)).strip()]
         # The agent loop's own words to a reply without a call are not the user's.
-        later += [(len(calls), text) for text in said if not text.startswith("Error:")]
+        later += [(len(calls), words) for words in said if not words.startswith("Error:")]
     return calls, later
 
 
 def _turn(
-    message: Mapping[str, Any], after: Sequence[Mapping[str, Any]], notes: list[str]
-) -> Iterator[RecordedCall]:
+    message: Mapping[str, Any], exact: str, after: Sequence[Mapping[str, Any]], notes: list[str]
+) -> list[RecordedCall]:
     """The calls of a turn of the model, with what came back."""
     calls, words = _tool_calls(message), _text(message)
     if not calls:
-        yield RecordedCall(reply=words, result=_result(after[0]) if after else None)
-        return
-    notes += [PARALLEL] if len(calls) > 1 else []
-    back = [m for m in after if m["role"] in ("tool", "function")]
-    named = any(m.get("tool_call_id") for m in back)
+        return [RecordedCall(reply=words, exact=exact, result=_result(after[0]) if after else None)]
+    results = _results(calls, [m for m in after if m["role"] in ("tool", "function")])
+    if len(calls) > 1:
+        unrun = set(results[1:]) == {NOT_RUN}
+        notes.append(UNRUN if unrun else PARALLEL)
+        calls = calls[:1] if unrun else calls
+    made = [
+        _call(call, notes).model_copy(update={"result": result})
+        for call, result in zip(calls, results, strict=False)
+    ]
+    return [made[0].model_copy(update={"reply": words, "exact": exact}), *made[1:]]
+
+
+def _results(calls: Sequence[Mapping[str, Any]], back: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """What came back to each call: by its id, or by its place where there are no ids."""
+    named, left = any(m.get("tool_call_id") for m in back), list(back)
+    results = []
     for number, call in enumerate(calls):
         if named:
-            own = next((m for m in back if m.get("tool_call_id") == call.get("id")), None)
-            back = [m for m in back if m is not own]  # an id may be used twice
+            own = next((m for m in left if m.get("tool_call_id") == call.get("id")), None)
+            left = [m for m in left if m is not own]  # an id may be used twice
         else:
-            own = back[number] if number < len(back) else None
-        result = None if own is None else _result(own)
-        yield _call(call["function"], words if number == 0 else "", result, notes)
+            own = left[number] if number < len(left) else None
+        results.append(None if own is None else _result(own))
+    return results
 
 
-def _call(made: Mapping[str, Any], words: str, result: str | None, notes: list[str]) -> RecordedCall:
-    name, text = str(made["name"]), made.get("arguments")
-    given = _arguments(text)
-    if given is None:
-        notes.append(NOT_JSON)
-        # Quoted, with no call inside: it fails, whatever the text says.
-        quoted = json.dumps(text, ensure_ascii=False).replace("(", "\\u0028")
-        call = f"{name}(**{quoted})"
-        return RecordedCall(reply="\n".join([*([words] if words else []), call]), result=result)
-    return RecordedCall(reply=words, name=name, arguments=given, result=result)
+def _call(call: Mapping[str, Any], notes: list[str]) -> RecordedCall:
+    if not call.get("function"):
+        custom = call["custom"]
+        return RecordedCall(name=str(custom["name"]), input=str(custom.get("input") or ""))
+    made = call["function"]
+    name, sent = str(made["name"]), made.get("arguments")
+    given = _arguments(sent)
+    if given is not None:
+        return RecordedCall(name=name, arguments=given)
+    notes.append(NOT_JSON)
+    text = sent if isinstance(sent, str) else json.dumps(sent, ensure_ascii=False)
+    return RecordedCall(name=name, broken=text)
 
 
 def _arguments(text: Any) -> dict[str, Any] | None:

@@ -15,11 +15,12 @@ Whatever it raises says that this record cannot be read: the message names the f
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticSerializationError
 
 from rightcall.chain import JSON, Frozen, Problem
@@ -32,7 +33,7 @@ class Place(Frozen):
 
     file: str
     line: int
-    """From 1; in a file that is one JSON list, the number of the record."""
+    """From 1; in a JSON list or a Parquet file, the number of the record."""
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.line}"
@@ -48,7 +49,15 @@ class RecordedCall(Frozen):
     """The function, where the log has the call apart from the words."""
     arguments: dict[str, JSON] = Field(default_factory=dict)
     """By name."""
-    result: str | None = None
+    broken: str | None = None
+    """In place of arguments: what the model sent, if that is none. Such a call fails."""
+    input: str | None = None
+    """In place of arguments: the text that a custom (free-form) tool was given. It is the only argument
+    of its function."""
+    exact: str = ""
+    """The model's exact reply, where the log has the call by name and that too. It is used if it makes
+    this very call."""
+    result: str | None = Field(None, coerce_numbers_to_str=True)
     """What the log has as the call's result; None if it has none."""
 
 
@@ -58,8 +67,12 @@ class Recorded(Frozen):
 
     calls: tuple[RecordedCall, ...]
     """In order. They need not stop: see `final` and `answers`."""
-    problem_id: str | None = None
+    problem_id: str | None = Field(None, coerce_numbers_to_str=True)
     question: str | None = None
+    as_given: bool = False
+    """Whether names and nulls in the calls are the model's own. If not, a namespace before a function's
+    name is left out (`functions.add`), and a null for a parameter that has a default and takes no null
+    is read as not given: OpenAI's strict mode wants every parameter named."""
     later: tuple[tuple[int, str], ...] = ()
     """What the user said after the first reply, with the number of calls before it. If one of these is
     a problem's question, the attempt is at the last such problem and begins there."""
@@ -71,7 +84,7 @@ class Recorded(Frozen):
     model: str = "recorded"
     sample: int | None = None
     """Which attempt of this model at this problem; None numbers them as they come."""
-    final: str | None = None
+    final: str | None = Field(None, coerce_numbers_to_str=True)
     """The answer, where it is not an argument of the last call: the task's stop function is called
     with it."""
     answers: tuple[str, ...] = ()
@@ -81,6 +94,14 @@ class Recorded(Frozen):
     """The publisher's own verdict."""
     notes: tuple[str, ...] = ()
     """What the importer had to decide; counted in the report."""
+    unread: tuple[str, ...] = ()
+    """Parts of the record that are no calls, although they begin as such; listed in the report."""
+
+    @field_validator("gold", mode="before")
+    @classmethod
+    def _truth(cls, gold: object) -> object:
+        """A gold answer that is true or false as tasks of logic write it."""
+        return str(gold) if isinstance(gold, bool) else gold
 
     def begun_at(self, index: int) -> Recorded:
         """The attempt that begins with what the user said at `later[index]`."""
@@ -145,7 +166,7 @@ def load_importer(spec: str) -> Importer:
 def read_log(
     importer: Importer, path: str | Path, *, model: str | None = None, skip_bad: bool = False
 ) -> Iterator[tuple[Place, Recorded] | Unreadable]:
-    """What a log holds, in order: JSON lines, or a file that is one JSON list.
+    """What a log holds, in order: JSON lines, a file that is one JSON list, or a Parquet file.
 
     `model` names the model where the log does not. A record that cannot be read is a `DataError` that
     names its place and fault, or is given as `Unreadable` if `skip_bad`; nothing of it is imported.
@@ -210,17 +231,58 @@ def _checked(one: object) -> Recorded:
 
 
 def _records(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
+    if path.is_dir():
+        inside = sorted(one.name for one in path.iterdir() if one.suffix in _READ)
+        raise DataError(
+            "the log is a folder",
+            value=str(path),
+            remedy=f"Give the files in it: {', '.join(inside)}." if inside else "No log is in it.",
+        )
     if not path.is_file():
         raise DataError("no such log", value=str(path))
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        if file.read(1) == "[":
-            file.seek(0)
+    with path.open("rb") as raw:
+        begins = raw.read(1024)
+    if begins.startswith(_PARQUET):
+        yield from _rows(path)
+        return
+    if b"\0" in begins or begins.startswith(_GZIP):
+        raise DataError(
+            "the log is no text",
+            value=str(path),
+            remedy="JSON lines, one JSON list and Parquet are read: unpack it, or convert it.",
+        )
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        if begins.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
             yield from _listed(path, file.read())
             return
-        file.seek(0)
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield Place(file=path.name, line=number), line
+
+
+_READ = (".jsonl", ".json", ".parquet")
+_PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
+
+
+def _rows(path: Path) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
+    """The rows of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(_ROWS_AT_ONCE) for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield Place(file=path.name, line=number), row
+    except pa.ArrowException as error:
+        raise DataError(
+            "a Parquet file that cannot be read",
+            value=f"{path}: {error}",
+            remedy="It may be cut: write or download it again.",
+        ) from error
+
+
+_ROWS_AT_ONCE = 1000
 
 
 def _listed(path: Path, text: str) -> Iterator[tuple[Place, Mapping[str, JSON]]]:

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import get_type_hints
 
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
-from rightcall.dialects import DIALECTS
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
-from rightcall.importing.recorded import Place, Recorded, RecordedCall, Unreadable
+from rightcall.importing.recorded import Place, Recorded, Unreadable
+from rightcall.importing.spelling import in_replies
 from rightcall.importing.summary import ImportReport, Tally, Unplaced
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
-from rightcall.models.scripted import Replay
-from rightcall.native import Invocation, Said
+from rightcall.models.scripted import Replay, in_its_dialect
 from rightcall.rollout import Budget, Job, Setting, chain_key, rollouts
 from rightcall.task import Task, task_errors
-from rightcall.tool_calls import call_text, named_text, spoken
+from rightcall.tool_calls import call_text
 
 MAX_STEPS = 10_000
 """Of a recorded chain; it ends where its record does."""
@@ -54,8 +53,9 @@ def import_chains(
     needs. With `own_problems`, a record that has a gold answer may be the problem itself, where the
     task has none such; one that the task cannot judge is a `DataError`, or listed as unreadable if
     `skip_bad`. Called again, it keeps what is there and ends with the same set and the
-    same report. `on_chain` is called with every attempt's problem and chain, new or not. Raises
-    `DataError` where the log contradicts itself or what was imported from it before.
+    same report. `on_chain` is called with every attempt's problem and chain, new or not, in the log's
+    order. Raises `DataError` where the log contradicts itself or what was imported from it before; no
+    empty file is left then.
     """
     chosen = task.function_set(functions)
     made = _Import(
@@ -66,11 +66,17 @@ def import_chains(
         on_chain=on_chain,
     )
     store = ChainStore(out)
+    new = not store.path.exists()
     with ByProblem() as there:
         for chain in store.latest():
             if chain.outcome is not Outcome.ERRORED:
                 there.put(chain)
-        store.append(made.chains(recorded, there))
+        try:
+            store.append(made.chains(recorded, there))
+        except BaseException:
+            if new and store.path.is_file() and not store.path.stat().st_size:
+                store.path.unlink()
+            raise
     return made.tally.report(looked_in)
 
 
@@ -210,21 +216,23 @@ class _Import:
     on_chain: Callable[[Problem, Chain], None] | None
 
     def chains(self, recorded: Iterable[Entry], there: ByProblem) -> Iterator[Chain]:
-        """The chains that are not there yet, batch by batch, as they are finished."""
+        """The chains that are not there yet. They are made, and all are counted, in the log's order:
+        whether some were there before does not change the report."""
         attempts = self._attempts(recorded)
         while batch := list(islice(attempts, _BATCH)):
-            fresh: list[_Attempt] = []
+            old = {one.key: chain for one in batch if (chain := self._old(one, there)) is not None}
+            fresh = [one for one in batch if one.key not in old]
+            made = {chain.key: chain for chain in self._made(fresh)}
             for one in batch:
-                old = self._old(one, there)
-                if old is None:
-                    fresh.append(one)
-                else:
-                    self._count(one, old, fresh=False)
-            for model in dict.fromkeys(one.recorded.model for one in fresh):
-                of_model = {one.key: one for one in fresh if one.recorded.model == model}
-                for chain in self._run(of_model):
-                    yield chain
-                    self._count(of_model[chain.key], chain, fresh=True)
+                if one.key in old:
+                    self._count(one, old[one.key], fresh=False)
+                elif one.key in made:  # it was not refused
+                    yield made[one.key]
+                    self._count(one, made[one.key], fresh=True)
+
+    def _made(self, attempts: Sequence[_Attempt]) -> Iterator[Chain]:
+        for model in dict.fromkeys(one.recorded.model for one in attempts):
+            yield from self._run({one.key: one for one in attempts if one.recorded.model == model})
 
     def _run(self, attempts: dict[str, _Attempt]) -> Iterator[Chain]:
         """The chains of one model's attempts."""
@@ -293,7 +301,8 @@ class _Import:
             if isinstance(found, Unplaced):
                 self.tally.without_problem.append(found)
                 continue
-            problem, one = found.problem, _replies(found.recorded, self.setting)
+            problem = found.problem
+            one = in_replies(found.recorded, self.setting.functions, self.setting.dialect)
             if found.own:
                 self.tally.own.add(problem.id)
             number = numbers[one.model, problem.id]
@@ -324,40 +333,14 @@ class _Import:
         found = there.get(self.setting.task.name, problem, one.key)
         if found is None:
             return None
-        dialect, functions = DIALECTS[self.setting.dialect], self.setting.functions
-        said = (dialect.spelled(call.reply, functions) for call in one.recorded.calls)
-        if any(step.reply != reply for step, reply in zip(found.steps, said, strict=False)):
+        said = one.recorded.calls
+        if any(step.reply != call.reply for step, call in zip(found.steps, said, strict=False)):
             raise DataError(
                 f"{one.place}, is not what was imported from it before",
                 value=f"problem {problem}, chain {one.key}",
                 remedy="The log has changed: import it into another file.",
             )
         return found
-
-
-LEFT_OUT = "words beside a call left out: they would be read as another call"
-
-
-def _replies(recorded: Recorded, setting: Setting) -> Recorded:
-    """The attempt with every call as a reply: in Python syntax, or natively where it has a name."""
-    functions, native = setting.functions, setting.dialect == "native"
-    if all(call.name is None for call in recorded.calls):
-        return recorded
-    calls, notes = [], list(recorded.notes)
-    for call in recorded.calls:
-        if call.name is not None and native:
-            words = call.reply.strip()
-            reply = str(Said(words, (Invocation(call.name, dict(call.arguments)),)))
-            call = RecordedCall(reply=reply, result=call.result)
-        elif call.name is not None:
-            reply = named_text(call.name, call.arguments, functions)
-            if call.reply.strip():
-                both = spoken(call.reply, call.name, call.arguments, functions)
-                notes += [LEFT_OUT] if both is None else []
-                reply = reply if both is None else both
-            call = RecordedCall(reply=reply, result=call.result)
-        calls.append(call)
-    return recorded.model_copy(update={"calls": tuple(calls), "notes": tuple(notes)})
 
 
 class _Replay(Replay):
@@ -377,7 +360,7 @@ class _Replay(Replay):
             return Reply(text="", finish_reason="end")
         if self._stop is None:
             return Reply(text=answer)
-        return Reply(text=call_text(self._stop.name, (answer,)))
+        return in_its_dialect(Reply(text=call_text(self._stop.name, (answer,))), request)
 
 
 def _answer(recorded: Recorded, result: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +11,15 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from rightcall.chain import Chain, Frozen, Outcome
+from rightcall.chain import JSON, Chain, Frozen, Outcome
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.numbers import read_number
 
 SHOWN = 10
 """Of each list on the terminal; a report file has them all."""
+_BRIEFLY = 80
+"""Characters there of a text that could not be read: it may be endless."""
 
 
 class Table(NamedTuple):
@@ -75,6 +78,15 @@ class OtherGold(Frozen):
     gold: str
 
 
+class Unread(Frozen):
+    """A part of a record that could not be read as a call, and is none in the chain."""
+
+    place: Place
+    model: str
+    problem_id: str
+    text: str
+
+
 class ModelFigures(Frozen):
     """The attempts of one model. Shares are of `chains`."""
 
@@ -127,6 +139,8 @@ class ImportReport(Frozen):
     other_golds: tuple[OtherGold, ...] = ()
     notes: dict[str, int]
     """What importers had to decide."""
+    unread: tuple[Unread, ...] = ()
+    """Parts of records that are no calls, although they begin as such."""
     models: dict[str, ModelFigures] = Field(default_factory=dict)
     classical: dict[str, dict[str, int]] = Field(default_factory=dict)
     """Model → what the prover says of its formulas → chains, where that was asked for."""
@@ -202,6 +216,11 @@ class ImportReport(Frozen):
                 ["problem", "the log", "the task", "where"],
                 [(d.problem_id, d.recorded, d.gold, d.place) for d in self.other_golds],
             ),
+            (
+                "Could not be read, and left out",
+                ["text", "model", "problem", "where"],
+                [(u.text[:_BRIEFLY], u.model, u.problem_id, u.place) for u in self.unread],
+            ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
             ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
         ]
@@ -245,11 +264,43 @@ _WRITTEN = re.compile(r"\d(?:\.(?P<decimals>\d*))?(?:[eE](?P<power>[+-]?\d+))?[\
 def same_result(recorded: str, computed: str) -> Literal["exact", "rounded", "different"]:
     """How a recorded result is ours. Numbers are compared as values. A recorded one is rounded if it is
     at most half a unit of its last digit away (at half a unit, away from zero, as in school); or, if it
-    shows decimals, cut after the last of them; or no further away than floating point is (1e-12).
+    shows decimals, cut after the last of them; or no further away than floating point is (1e-12). What
+    is recorded as JSON, in an object of which it is the only value or the `result`, is read there.
 
     >>> same_result("3.33", "10/3"), same_result("$9.00", "9"), same_result("1", "1.5")
     ('rounded', 'exact', 'different')
+    >>> same_result('{"result": 38}', "38")
+    'exact'
     """
+    plain = _same_text(recorded, computed)
+    inner = _in_json(recorded) if plain == "different" else None
+    return plain if inner is None else _same_text(inner, computed)
+
+
+_RESULT = ("result", "output")
+"""Names of what a tool gave, in an object that says more."""
+
+
+def _in_json(recorded: str) -> str | None:
+    """The result in JSON, as our functions would show it; None if it is no JSON."""
+    try:
+        # Numbers as they are written, too: their decimals say how they were rounded.
+        written, value = (_told(json.loads(recorded, parse_float=kind)) for kind in (str, float))
+    except (ValueError, RecursionError):
+        return None
+    return str(value) if isinstance(value, (list, dict)) else str(written)
+
+
+def _told(value: JSON) -> JSON:
+    while isinstance(value, dict):
+        names = list(value) if len(value) == 1 else [name for name in _RESULT if name in value]
+        if not names:
+            break
+        value = value[names[0]]
+    return value
+
+
+def _same_text(recorded: str, computed: str) -> Literal["exact", "rounded", "different"]:
     if recorded.strip() == computed.strip():
         return "exact"
     stated, value = read_number(recorded), read_number(computed)
@@ -287,6 +338,7 @@ class Tally:
         self.differences: list[Difference] = []
         self.other_golds: dict[tuple[str, str], OtherGold] = {}
         self.disagreements: list[Disagreement] = []
+        self.unread: list[Unread] = []
         self.duplicates: list[Place] = []
         self.without_problem: list[Unplaced] = []
         self.unreadable: list[Unreadable] = []
@@ -298,6 +350,10 @@ class Tally:
         self._compare(place, recorded, chain)
         self._figures(recorded, chain)
         self._final(recorded, gold, chain)
+        self.unread += (
+            Unread(place=place, model=chain.model, problem_id=chain.problem_id, text=text)
+            for text in recorded.unread
+        )
         right = chain.outcome is Outcome.CORRECT
         if recorded.correct is not None and recorded.correct is not right:
             self.disagreements.append(
@@ -389,5 +445,6 @@ class Tally:
             disagreements=tuple(self.disagreements),
             other_golds=tuple(self.other_golds.values()),
             notes={note: count for note, count in self.notes.items() if count},
+            unread=tuple(self.unread),
             models={model: ModelFigures(**counts) for model, counts in self.models.items()},
         )

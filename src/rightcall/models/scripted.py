@@ -80,15 +80,14 @@ class Replay(ChatModel):
         asked, self._open = self._open, []
         answered: list[tuple[Request, Reply | ModelError]] = []
         for request in asked:
-            reply = self.reply(request, _turns_after(request, 0))
-            answered.append((request, _in_its_dialect(reply, request)))
+            answered.append((request, self.reply(request, _turns_after(request, 0))))
         return answered
 
     def reply(self, request: Request, turn: int) -> Reply:
         """To a request whose chain has had so many turns."""
         replies = self._replies[request.chain]
         if turn < len(replies):
-            return Reply(text=replies[turn])
+            return in_its_dialect(Reply(text=replies[turn]), request)
         return Reply(text="", finish_reason="end")
 
 
@@ -103,10 +102,10 @@ class GoldPlayer(Scripted):
 
     def _reply(self, request: Request) -> Reply | ModelError:
         reply = super()._reply(request)
-        return reply if isinstance(reply, ModelError) else _in_its_dialect(reply, request)
+        return reply if isinstance(reply, ModelError) else in_its_dialect(reply, request)
 
 
-def _in_its_dialect(reply: Reply, request: Request) -> Reply:
+def in_its_dialect(reply: Reply, request: Request) -> Reply:
     """A reply with its call in Python syntax, as the request wants calls."""
     if not request.tools or request.functions is None or reply.finish_reason != "stop":
         return reply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -59,8 +60,28 @@ def _written(pairs: Iterable[PreferencePair], file: TextIO) -> Iterator[Preferen
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Iterator[PreferencePair]:
-    """The pairs of a file, one at a time. Raises `DataError` at a line that is not a pair."""
+    """The pairs of a file, one at a time. Raises `DataError` at a line that is not a pair, or if the
+    file is an export of pairs."""
     source = Path(path)
     if not source.is_file():
         raise DataError("there is no pairs file", value=str(source), remedy="Make pairs first.")
+    if _exported(source):
+        raise DataError(
+            "an export of pairs is no pairs file",
+            value=str(source),
+            remedy="Give the file that was exported: an export is for other programs.",
+        )
     yield from read_lines(source, PreferencePair)
+
+
+def _exported(source: Path) -> bool:
+    """Whether a file is of the form that TRL takes, or Parquet."""
+    with source.open("rb") as file:
+        line = file.readline()
+    if line.startswith(b"PAR1"):
+        return True
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and "tools" in row and "chosen" in row

@@ -151,7 +151,7 @@ class Gathered:
             raise DataError(
                 f"{path}, line {file.read(offset).count(10) + 1}, is not a chain",
                 value=first_fault(error),
-                remedy="Delete that line, or the file, and collect again.",
+                remedy="Give a file that collect or import wrote, or delete that line and redo it.",
             ) from error
 
 

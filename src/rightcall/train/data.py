@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from rightcall.chain import Message, digest
 from rightcall.errors import DataError, RenderingError, first_fault
@@ -22,6 +23,10 @@ from rightcall.pairs import TurnIds
 from rightcall.rendering import Rendered, Renderer
 
 Method = Literal["dpo", "sft"]
+
+
+_TURNS = ("messages", "prompt", "completion", "chosen", "rejected")
+_CALLS = "tool_calls"
 
 
 class Record(BaseModel):
@@ -59,9 +64,14 @@ class Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, fields: object) -> object:
-        """Columns that a table library filled with null are columns that are not there."""
+        """Columns that a table library filled with null are columns that are not there. Calls beside
+        the words of a turn are not read: a row that has some would train the words alone."""
         if not isinstance(fields, dict):
             return fields
+        for name in _TURNS:
+            turns = fields[name] if isinstance(fields.get(name), list) else []
+            if any(isinstance(turn, dict) and turn.get("tool_calls") for turn in turns):
+                raise PydanticCustomError(_CALLS, "A turn has its calls in `tool_calls`")
         return {name: value for name, value in fields.items() if value is not None}
 
     def sides(self, method: Method) -> tuple[Side, ...]:
@@ -137,10 +147,13 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
             try:
                 yield name, Record.model_validate_json(line)
             except ValidationError as error:
+                exported = error.errors()[0]["type"] == _CALLS
                 raise DataError(
                     f"{name}, is not a training row",
                     value=first_fault(error),
-                    remedy="A row has `prompt`, `chosen` and `rejected` (lists of messages), or for "
+                    remedy="Exports are for other programs: give the pairs file that this is made of."
+                    if exported
+                    else "A row has `prompt`, `chosen` and `rejected` (lists of messages), or for "
                     "SFT also `prompt` and `completion`, or `messages`.",
                 ) from error
 
