@@ -82,13 +82,17 @@ class Contestant:
         )
         self._process.start()
         theirs.close()
-        if python is not None:
-            self._pipe.send((make, arguments, threads))
-        self._await()
+        try:
+            if python is not None:
+                self._send((make, arguments, threads))
+            self._await()
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, *arguments: Any) -> Run:
         """Do the work once, called with these arguments."""
-        self._pipe.send(arguments)
+        self._send(arguments)
         done: Run = self._await()
         return done
 
@@ -97,6 +101,10 @@ class Contestant:
         self._process.join(10)
         if self._process.is_alive():
             self._process.terminate()
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(BrokenPipeError):  # its end is said by `_await`
+            self._pipe.send(message)
 
     def _await(self) -> Any:
         try:

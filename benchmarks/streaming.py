@@ -2,6 +2,7 @@
 
     python -m benchmarks.streaming            100,000 and 1,000,000 chains
     python -m benchmarks.streaming --quick    5,000 and 50,000
+    python -m benchmarks.streaming --chains 200000
 
 Chains are those that the shipped student (three of four) and teacher make of the longer problems of
 `math`, at temperature 1, again and again under other keys, ids and questions, in the order in which a
@@ -165,6 +166,9 @@ def pairing() -> Work:
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="A twentieth of it.")] = False,
+    chains_of: Annotated[
+        list[int] | None, typer.Option("--chains", min=1, help="A size of its own; may be repeated.")
+    ] = None,
     per_problem: Annotated[int, typer.Option(min=2, help="Chains of a problem.")] = SAMPLES,
     rounds: Annotated[int, typer.Option(min=1)] = 1,
     folder: Annotated[Path, typer.Option()] = Path("build/streaming"),
@@ -174,8 +178,9 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     collected = by_problem(seed_chains(folder))
     runs: dict[str, list[Run]] = {}
+    sizes = chains_of or ((5_000, 50_000) if quick else (100_000, 1_000_000))
     for name, seed in (("collected", collected), ("contrast", contrasting(collected))):
-        for count in (5_000, 50_000) if quick else (100_000, 1_000_000):
+        for count in sizes:
             chains, pairs = folder / "chains.jsonl", folder / "pairs.jsonl"
             write_chains(chains, seed, count, per_problem)
             made = runs[f"{name} {count:,}"] = []

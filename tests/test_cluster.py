@@ -42,14 +42,6 @@ PROBLEMS = list(TASK.problems("train", 6))
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One cluster of this machine for all tests: it takes long to start."""
-    pytest.importorskip("ray")
-    with cluster._connected(TWO, 2):
-        yield
-
-
-@pytest.fixture(scope="session")
 def server() -> Iterator[Teacher]:
     with Teacher() as server:
         yield server

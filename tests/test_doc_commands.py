@@ -1,7 +1,8 @@
 """The commands of the pages that say most of them, run in order in an empty folder.
 
 What stands for something that is not here is replaced: a server by one of this machine that plays a
-model, hub ids and `path/to/...` by a tiny model, large counts by small ones.
+model, hub ids and `path/to/...` by a tiny model, large counts by small ones. Workers are on the one Ray
+cluster that all tests have.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from native_models import tool_tokenizer
 from test_docs import ROOT, blocks, execute, shell
 from tiny_models import build_tiny
 
-PAGES = ("tool-calling", "your-student", "serving", "teachers", "your-logs")
+PAGES = ("tool-calling", "your-student", "serving", "teachers", "your-logs", "cluster")
 
 NOT_RUN = {
+    "pip install": "fetches from the network",
     "vllm serve": "needs a GPU",
     "transformers serve": "serves until it is stopped: tests/test_serving.py has it",
     "rightcall run examples/llama-3.1-8b.toml --set": "trains for hours on weights from the hub",
 }
-"""Beginnings of commands that are not run, and why. Nor is the page of the cluster: `test_cluster.py`
-collects and evaluates on Ray by the same options."""
+"""Beginnings of commands that are not run, and why."""
 
 SMALLER = {
     "collect": ["--count", "2", "--samples", "1", "--steps", "2", "--max-tokens", "8"],
@@ -124,7 +125,11 @@ def replaced(command: str, url: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_do_what_they_say(page: str, folder: Path, server: LocalServer) -> None:
+def test_the_commands_of_a_page_do_what_they_say(
+    page: str, folder: Path, server: LocalServer, request: pytest.FixtureRequest
+) -> None:
+    if any("--cluster" in command for command in commands(page)):
+        request.getfixturevalue("ray_cluster")
     if page == "serving":
         execute(["collect", "tiny-math", "-m", "gold", *SMALLER["collect"],
                  "--out", "chains/student.jsonl"], "its chains")  # fmt: skip

@@ -21,6 +21,7 @@ from rightcall.models import ChatModel, Reply, Request, Sampling
 from rightcall.models.local import LocalModel
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.models.vllm import VLLM
+from rightcall.models.weights import load_tokenizer
 from rightcall.rollout import Budget, Job, Setting, rollouts
 from tiny_models import build_tiny
 from toys import SumTask
@@ -199,6 +200,17 @@ def ask(model: ChatModel, *requests: Request) -> dict[str, Reply]:
     while len(replies) < len(requests):
         replies |= {q.chain: r for q, r in model.poll() if isinstance(r, Reply)}
     return replies
+
+
+def test_prompts_are_written_by_a_template_that_is_given(llama: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text(f"{load_tokenizer(llama).chat_template}{{# own #}}")
+    spec = ModelSpec.parse(f"vllm:{llama}", chat_template=str(own))
+    with open_model(spec) as model:
+        assert isinstance(model, VLLM)
+        assert model.tokenizer.chat_template == own.read_text()
+        assert model.name.startswith(f"{llama}@")
+        assert "(template " in model.name
 
 
 def test_greedy_conversations_are_those_of_the_local_engine_token_by_token(llama: Path) -> None:

@@ -4,6 +4,7 @@ chains in that dialect from the prompt to the train mask."""
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from local_server import LocalHandler, LocalServer
 from native_models import FAMILY, NOTATION, tool_tokenizer
 from rightcall.chain import Chain, Message, Outcome, StopReason
+from rightcall.cli import app
 from rightcall.dialects import DIALECTS, NOT_RUN, conversation
 from rightcall.errors import DataError, FailureKind, ModelError, RenderingError
 from rightcall.functions import FunctionSet
@@ -35,6 +38,7 @@ from rightcall.pairs import PairConfig, make_pairs, write_pairs
 from rightcall.rendering import DATE, Renderer
 from rightcall.rollout import Job, Setting, rollouts
 from rightcall.train.data import load_rows
+from tiny_models import build_tiny
 from toys import SumTask
 
 NATIVE = DIALECTS["native"]
@@ -564,6 +568,31 @@ def test_pairs_that_a_template_cannot_carry_are_left_out_and_said_with_the_reaso
         load_rows(
             file_of(tmp_path / "q.jsonl", pair_of(right, other)), made, method="dpo", max_length=4096
         )
+
+
+def test_a_dry_run_says_what_the_template_cannot_carry_and_what_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tool_tokenizer("llama3_2")
+    build_tiny("llama", tmp_path / "model", vocab=len(tokenizer), layers=1, context=4096)
+    tokenizer.save_pretrained(tmp_path / "model")
+    right, wrong = played(ADD, STOP.replace("9", "7")), played(STOP, sample=1)
+    others = [played(reply, STOP, sample=2) for reply in (f"{ADD}\n{ADD}", f"I add.\n{ADD}")]
+    long = played(*[ADD] * 12, STOP, sample=3)
+    pairs = [pair_of(right, other) for other in (wrong, *others, others[1], long)]
+    path = file_of(tmp_path / "p.jsonl", *pairs)
+    monkeypatch.setenv("COLUMNS", "120")
+    made = CliRunner().invoke(
+        app,
+        ["train", str(path), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"),
+         "--set", "max_length=1800", "--set", 'too_long="drop"', "--dry-run"],
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    said = " ".join(made.output.split())
+    assert re.search(r"rows\W+1\b", said), said
+    assert re.search(r"left out, too long\W+1\b", said), said
+    assert re.search(r"left out, the chat template refuses this conversation\W+1\b", said), said
+    assert re.search(r"left out, the chat template drops the words beside a call\W+2\b", said), said
 
 
 def test_a_row_of_ones_own_that_a_template_cannot_carry_is_refused(tmp_path: Path) -> None:

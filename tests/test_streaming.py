@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from itertools import chain as joined
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from chain_sets import chain_sets
 from rightcall.chain import Chain, ChainFiles, ChainStore, Outcome, StopReason
 from rightcall.errors import DataError
-from rightcall.pairs import STRATEGIES, PairConfig, compare_strategies, make_pairs
+from rightcall.pairs import STRATEGIES, PairConfig, PreferencePair, compare_strategies, make_pairs
+from rightcall.pairs.pair import words_of_model
 from rightcall.spill import PARTS, Seen, Sorter
 from toys import chain, step
 
@@ -135,6 +137,70 @@ def test_problems_that_are_passed_over_unread_would_have_made_no_pair(chains: li
         list(make_pairs(chains, config, told))
         assert read == expected
         assert dropped == told
+
+
+@given(chain_sets(rollouts=True), st.data())
+def test_a_pair_has_what_its_chains_have(chains: list[Chain], data: st.DataObject) -> None:
+    """Pairs are made of outlines; here of the chains themselves."""
+    ids = st.none() | st.lists(st.integers(0, 2**40), min_size=1, max_size=3).map(tuple)
+    chains = [
+        made.model_copy(
+            update={
+                "steps": tuple(s.model_copy(update={"token_ids": data.draw(ids)}) for s in made.steps),
+                "judgement": made.judgement.model_copy(update={"evidence": ("It's so.", "\u2028é")}),
+                "difficulty": data.draw(st.none() | st.integers(1, 9)),
+            }
+        )
+        for made in chains
+    ]
+    by_key = {made.key: made for made in chains}
+    for pair in make_pairs(chains, ALL):
+        assert PreferencePair.model_validate(pair.model_dump()) == pair
+        assert PreferencePair.model_validate_json(pair.model_dump_json()) == pair
+        right, wrong = by_key[pair.chosen_chain], by_key[pair.rejected_chain]
+        said = {s.reply: s for s in right.steps}
+        start = len(pair.prompt_ids)
+        assert pair.prompt[: len(right.prompt)] == right.prompt
+        assert pair.prompt_ids == tuple(s.token_ids for s in right.steps[:start])
+        if pair.strategy == "chain":
+            assert pair.chosen_ids == tuple(s.token_ids for s in right.steps)
+            assert pair.rejected_ids == tuple(s.token_ids for s in wrong.steps)
+            assert words_of_model(pair.chosen) == [s.reply for s in right.steps]
+            assert words_of_model(pair.rejected) == [s.reply for s in wrong.steps]
+        else:
+            assert {*words_of_model(pair.chosen)} <= {*said}
+        assert pair.difficulty == (right.difficulty or 0)
+        if pair.strategy != "repair":
+            assert pair.evidence == "; ".join(wrong.judgement.evidence)
+            assert pair.answer == right.answer
+
+
+@pytest.mark.parametrize(
+    ("ids", "text"),
+    [
+        ((), ""),
+        ((None,), ";"),
+        (((12, 7, 2), None, (8,)), "12 7 2;;8;"),
+        ((None, (0,), None), ";0;;"),
+    ],
+)
+def test_token_ids_are_one_text_in_a_file(ids: Any, text: str) -> None:
+    right, wrong = chain("add(1, 1)", 'stop("2")'), chain('stop("3")', right=False)
+    (pair,) = make_pairs([right, wrong])
+    written = pair.model_copy(update={"prompt_ids": ids}).model_dump_json()
+    assert json.loads(written)["prompt_ids"] == text
+    assert PreferencePair.model_validate_json(written).prompt_ids == ids
+
+
+def test_token_ids_that_are_none_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    ChainStore(path).append([chain("add(1, 1)", 'stop("2")'), chain('stop("3")', right=False)])
+    path.write_text(path.read_text().replace('"token_ids":null', '"token_ids":["x"]'))
+    with pytest.raises(DataError, match="token ids are no list of numbers"):
+        list(make_pairs(ChainFiles([path])))
+    path.write_text(path.read_text().replace('["x"]', '["12"]'))
+    (pair,) = make_pairs(ChainFiles([path]))
+    assert pair.rejected_ids == ((12,),)
 
 
 def test_a_line_that_is_no_chain_is_named_with_its_file(tmp_path: Path) -> None:

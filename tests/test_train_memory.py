@@ -101,7 +101,7 @@ CASES = [
 def test_the_estimate_is_what_a_step_holds(changes, model, data, tmp_path):
     """A real step, with every tensor counted that lives within it."""
     settings = config(**changes)
-    made, _, _ = dry_run(settings, model, data, device="cpu")
+    made = dry_run(settings, model, data, device="cpu").memory
     held, tokens = peak_of_a_step(settings, model, data, tmp_path)
     assert made.tokens == tokens
     expected = sum(made.parts.get(n, 0) for n in ("activations", "logits", "workspace"))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rightcall.pairs import PreferencePair
     from rightcall.rollout import Enough
     from rightcall.task import Task
+    from rightcall.train.config import TrainPlan, TrainResult
 
 app = typer.Typer(
     name="rightcall",
@@ -68,6 +69,12 @@ Model = Annotated[
 With = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="KEY=VALUE", help="A setting of the model: price, cap, ..."),
+]
+Template = Annotated[
+    Path | None,
+    typer.Option(
+        "--chat-template", metavar="FILE", help="A chat template in place of the model's own."
+    ),
 ]
 ChainsFiles = Annotated[
     list[Path], typer.Argument(metavar="CHAINS", help="Chains files: of teacher, student, a search.")
@@ -295,6 +302,7 @@ def solve(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
     seed: Seed = 0,
     option: Option = None,
+    chat_template: Template = None,
     as_json: AsJson = False,
 ) -> None:
     """Solve one problem and show the chain as it grows."""
@@ -303,7 +311,8 @@ def solve(
     from rightcall.models import Sampling
     from rightcall.models.spec import ModelSpec, open_model
 
-    loaded, spec = _load(task, option), ModelSpec.parse(model)
+    loaded = _load(task, option)
+    spec = ModelSpec.parse(model, chat_template=_text(chat_template))
     if question is None:
         chosen = _problem(loaded, problem, split, seed)
     else:
@@ -585,12 +594,14 @@ def export_model_(
         bool, typer.Option("--adapter-only", help="The adapter beside its template, not merged.")
     ] = False,
     dtype: Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, ...")] = "auto",
+    chat_template: Template = None,
 ) -> None:
     """A folder for `vllm serve` and `transformers serve`: weights, template, generation config."""
     from rightcall import serving, terminal
     from rightcall.models.spec import ModelSpec
 
-    made = serving.export_model(ModelSpec.parse(model), out, adapter_only=adapter_only, dtype=dtype)
+    spec = ModelSpec.parse(model, chat_template=_text(chat_template))
+    made = serving.export_model(spec, out, adapter_only=adapter_only, dtype=dtype)
     terminal.out().print(f"{made.folder}: {made.notation or 'no'} tool calling")
     for command in made.commands:
         terminal.out().print(f"  {command}", markup=False, soft_wrap=True)
@@ -603,13 +614,15 @@ def parity(
     other: Annotated[str, typer.Option("--with", help="The other: a folder, URL#name, ...")],
     turns: Annotated[int, typer.Option(min=1, help="Turns to ask at most.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 64,
+    chat_template: Template = None,
 ) -> None:
     """The prompts of the same chains through two models, such as a folder and the server that runs it:
     do both read and say the same?"""
     from rightcall import serving, terminal
     from rightcall.models.spec import ModelSpec, open_model
 
-    specs = ModelSpec.parse(model), ModelSpec.parse(other)
+    mine = ModelSpec.parse(model, chat_template=_text(chat_template))
+    specs = mine, ModelSpec.parse(other)
     with open_model(specs[0]) as one, open_model(specs[1]) as two:
         readers = serving.prompt_reader(one, specs[0]), serving.prompt_reader(two, specs[1])
         made = serving.parity(
@@ -726,6 +739,7 @@ def search(
     dialect: Dialect = "python",
     seed: Seed = 0,
     option: Option = None,
+    chat_template: Template = None,
 ) -> None:
     """Where was the first error of wrong chains? Rollouts from their prefixes; resumable.
 
@@ -746,8 +760,9 @@ def search(
     setting = rollout.Setting(loaded, wanted, source, sampling, budget, seed, dialect)
     problems = list(loaded.problems(split, count, seed))
     config = searching.SearchConfig(rollouts=rollouts, chains=per_problem)
+    spec = ModelSpec.parse(model, chat_template=_text(chat_template))
     with (
-        open_model(ModelSpec.parse(model), setting.playable(problems)) as opened,
+        open_model(spec, setting.playable(problems)) as opened,
         terminal.progress(f"search {task}", None) as on_chain,
     ):
         result = searching.search(
@@ -870,6 +885,7 @@ def pairs_show(
     file: PairsFile,
     index: Annotated[int, typer.Argument(min=0, help="Which pair, from 0.")] = 0,
     model: Model = "tiny:student",
+    chat_template: Template = None,
 ) -> None:
     """One pair in a model's tokens, coloured by whether they are trained.
 
@@ -887,7 +903,7 @@ def pairs_show(
     name, record = next(islice(read_records(file), index, None), (None, None))
     if name is None or record is None:
         raise DataError(f"{file} has fewer pairs", value=index)
-    tokenizer = load_tokenizer(ModelSpec.parse(model).weights)
+    tokenizer = load_tokenizer(ModelSpec.parse(model).weights, chat_template)
     console = terminal.out()
     for label, side in zip(("chosen", "rejected"), record.sides("dpo"), strict=True):
         rendered = render_side(Renderer(tokenizer), side, mask_observations=True, name=name)
@@ -914,36 +930,44 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would take: rows, steps, memory.")
     ] = False,
+    chat_template: Template = None,
 ) -> None:
     """Tune a model on pairs; killed and called again, it goes on from its last checkpoint. Several
     processes, by accelerate launch: see docs/your-student.md."""
-    from collections import Counter
-
     from rightcall import terminal
     from rightcall.models.spec import ModelSpec
     from rightcall.settings import checked
     from rightcall.train import trainer
 
     config = checked(trainer.TrainConfig, {"method": method, **_table(setting)})
-    spec = ModelSpec.parse(model)
+    spec = ModelSpec.parse(model, chat_template=_text(chat_template))
     if dry_run:
-        memory, rows, steps = trainer.dry_run(config, spec.weights, file, adapter=spec.adapter)
-        figures: dict[str, object] = {"rows": rows, "steps": steps}
-        terminal.out().print(terminal.table("Nothing was loaded", ["", "value"], list(figures.items())))
-        terminal.out().print(terminal.memory_table(memory))
+        made = trainer.dry_run(
+            config, spec.weights, file, adapter=spec.adapter, chat_template=spec.chat_template
+        )
+        rows = list(_rows_taken(made).items())
+        terminal.out().print(terminal.table("Nothing was loaded", ["", "value"], rows))
+        terminal.out().print(terminal.memory_table(made.memory))
         return
     with terminal.training(method) as on_log:
         result = trainer.train(
-            config, spec.weights, file, out, adapter=spec.adapter, resume=not fresh, on_log=on_log,
-            on_estimate=terminal.say_memory,
+            config, spec.weights, file, out, adapter=spec.adapter, chat_template=spec.chat_template,
+            resume=not fresh, on_log=on_log, on_estimate=terminal.say_memory,
         )  # fmt: skip
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         return
-    figures = {"rows": result.rows, "steps": result.steps}
-    figures |= {"left out, too long": len(result.too_long)}
-    figures |= {f"left out, {why}": n for why, n in Counter(result.unfit.values()).items()}
+    figures = _rows_taken(result)
     figures |= {name: f"{value:.4g}" for name, value in result.metrics.items()}
     terminal.out().print(terminal.table(str(result.output), ["", "value"], list(figures.items())))
+
+
+def _rows_taken(made: TrainPlan | TrainResult) -> dict[str, object]:
+    """What a training takes of its file and what it leaves out, and why."""
+    from collections import Counter
+
+    left = {"too long": len(made.too_long)} | Counter(made.unfit.values())
+    figures: dict[str, object] = {"rows": made.rows, "steps": made.steps}
+    return figures | {f"left out, {why}": number for why, number in left.items()}
 
 
 # --- evaluate, compare, report --------------------------------------------------------------------
@@ -1113,6 +1137,10 @@ def _table(overrides: list[str] | None) -> dict[str, Any]:
     for override in overrides or ():
         set_key(table, override)
     return table
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _workers(settings: list[str] | None) -> ClusterConfig:

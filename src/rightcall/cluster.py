@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import inspect
 import logging
 import math
 import os
@@ -541,7 +542,16 @@ def _connected(config: ClusterConfig, workers: int) -> Iterator[None]:
         try:
             yield
         finally:
-            ray.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """End Ray, and wait for the processes that it began here: by itself it waits for a second, and
+    leaves them unreaped where the machine is busy."""
+    import ray
+
+    waits = "wait_for_processes" in inspect.signature(ray.shutdown).parameters
+    ray.shutdown(**({"wait_for_processes": True} if waits else {}))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from rightcall.chain import Call, Message, Observation, Problem, Step
+from rightcall.chain import Call, Message, Problem
 from rightcall.errors import CallError, FailureKind
 from rightcall.functions import (
     MAX_REPLY_CHARACTERS,
@@ -24,6 +24,7 @@ from rightcall.functions import (
 )
 from rightcall.native import Invocation, Said, json_text, read, unreadable
 from rightcall.tool_calls import failing_arguments, is_bare, named_call, named_text, read_call
+from rightcall.tree import Read, Turn
 
 NOT_RUN = "Not run: one call per reply."
 """What a further call of a reply is answered with."""
@@ -40,7 +41,7 @@ class Dialect(Protocol):
     def tools(self, functions: FunctionSet) -> str:
         """The functions' schemas as JSON text; empty if the prompt shows the functions."""
 
-    def observations(self, reply: str, observation: Observation) -> tuple[Message, ...]:
+    def observations(self, reply: str, observation: Read) -> tuple[Message, ...]:
         """The turns that carry an observation back."""
 
     def run(self, reply: str, functions: FunctionSet, states: States) -> Result:
@@ -74,8 +75,8 @@ class PythonCalls:
     def tools(self, functions: FunctionSet) -> str:
         return ""
 
-    def observations(self, reply: str, observation: Observation) -> tuple[Message, ...]:
-        return (Message(role="user", content=observation.text),)
+    def observations(self, reply: str, observation: Read) -> tuple[Message, ...]:
+        return ({"role": "user", "content": observation.text},)
 
     def run(self, reply: str, functions: FunctionSet, states: States) -> Result:
         return functions.reply(reply, states)
@@ -104,7 +105,7 @@ class NativeCalls:
     def tools(self, functions: FunctionSet) -> str:
         return functions.tools
 
-    def observations(self, reply: str, observation: Observation) -> tuple[Message, ...]:
+    def observations(self, reply: str, observation: Read) -> tuple[Message, ...]:
         """To a reply without a call the user answers."""
         calls = len(read(reply).calls)
         further = [Message(role="tool", content=NOT_RUN)] * (calls - 1)
@@ -176,13 +177,13 @@ _NATIVE = Notation(_native_calls, _schema_of)
 
 
 def conversation(
-    prompt: Sequence[Message], steps: Sequence[Step], dialect: Dialect, *, last_observed: bool = True
+    prompt: Sequence[Message], steps: Sequence[Turn], dialect: Dialect, *, last_observed: bool = True
 ) -> tuple[Message, ...]:
     """A chain's messages: the prompt, then reply and observation in turn; the observation of the last
     step only if `last_observed`."""
     turns: list[Message] = list(prompt)
     for number, step in enumerate(steps, 1):
-        turns.append(Message(role="assistant", content=step.reply))
+        turns.append({"role": "assistant", "content": step.reply})
         if last_observed or number < len(steps):
             turns += dialect.observations(step.reply, step.observation)
     return tuple(turns)

@@ -398,6 +398,7 @@ def _trained(
             pairs,
             place.training(method),
             adapter=start.adapter,
+            chat_template=start.chat_template,
             reference=Weights(reference.weights, reference.adapter) if reference else None,
             device=start.device,
             on_log=on_log,
@@ -613,7 +614,8 @@ def _check_student(place: Place) -> None:
     """Can the student be trained on chains at all? Asked before the teacher's are paid for. Raises
     `ConfigError` for a model without weights here, `RenderingError` for a template of no use."""
     if "train dpo" not in place.done():
-        renderer = Renderer(load_tokenizer(place.settings.models.student.weights))
+        student = place.settings.models.student
+        renderer = Renderer(load_tokenizer(student.weights, student.chat_template))
         setting = place.setting("student")
         renderer.check(DIALECTS[setting.dialect].tools(setting.functions))
 
@@ -680,7 +682,9 @@ def _set_aside(folder: Path) -> None:
 
 
 def tuned(student: ModelSpec, folder: Path) -> ModelSpec:
-    """The student with what a training left in `folder`: an adapter over it, or full weights."""
+    """The student with what a training left in `folder`: an adapter over it, or full weights, with
+    which the chat template lies."""
     if (folder / "adapter_config.json").exists():
         return student.model_copy(update={"adapter": str(folder), "name": None})
-    return student.model_copy(update={"model": str(folder), "adapter": None, "name": None})
+    whole = {"model": str(folder), "adapter": None, "chat_template": None, "name": None}
+    return student.model_copy(update=whole)

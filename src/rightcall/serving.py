@@ -107,7 +107,7 @@ def export_model(
         raise ConfigError("the folder exists", value=str(out), remedy="Choose another one.")
     if adapter_only and spec.adapter is None:
         raise ConfigError("the model has no adapter", value=spec.model, remedy="Export it merged.")
-    tokenizer = load_tokenizer(spec.weights)
+    tokenizer = load_tokenizer(spec.weights, spec.chat_template)
     generation = _checkpoint_generation(spec.weights)
     renderer = Renderer(tokenizer, sorted(stop_ids(tokenizer, generation)))
     renderer.check()
@@ -257,6 +257,7 @@ def _response_template(notation: str, renderer: Renderer) -> dict[str, Any]:
 
 def _card(spec: ModelSpec, made: Exported) -> str:
     source = spec.model + (f" with adapter {spec.adapter}" if spec.adapter else "")
+    source += f", with the chat template {spec.chat_template}" if spec.chat_template else ""
     dialect = "native" if made.notation else "python"
     commands = "\n".join(f"    {command}" for command in made.commands)
     return (

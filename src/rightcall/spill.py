@@ -13,6 +13,8 @@ PARTS = 256
 BLOCK = 1 << 14
 """Bytes of each part that wait in memory before they are written."""
 
+_BITS = (1 << 64) - 1
+
 
 class Sorter:
     """Fixed-size records, added in any order and given in ascending order, as often as asked.
@@ -68,8 +70,9 @@ class Seen:
         return self._count
 
     def add(self, number: int) -> bool:
-        """Whether it was not there before. 0 counts as 1: an empty slot is 0."""
-        number = number or 1
+        """Whether it was not there before. A negative number counts as its two's complement, 0 as 1: an
+        empty slot is 0."""
+        number = number & _BITS or 1
         slots, mask = self._slots, len(self._slots) - 1
         at = number & mask
         while (found := slots[at]) != number:

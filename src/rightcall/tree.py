@@ -224,15 +224,14 @@ class StepTree(Generic[C]):
         return at if at is not None and at.depth and self.lost(key, at, tries) else None
 
 
-@dataclass(slots=True)
-class _Growing:
+class _Growing(msgspec.Struct, gc=False):
     """A node while chains are added."""
 
     parent: int | None
     depth: int
     step: Turn | None
-    children: dict[Identity, int] = field(default_factory=dict)
-    chains: list[str] = field(default_factory=list)
+    children: dict[Identity, int] = {}
+    chains: list[str] = []
     counted: int = 0
     ended_well: int = 0
     recovered: bool = False
@@ -246,7 +245,8 @@ def _grown(chains: dict[str, C], require_process: bool) -> StepTree[C]:
     for key, chain in chains.items():
         counts_from = math.inf if chain.source == CORRUPTED else chain.given_steps
         path, node, ended = [0], nodes[0], key in well
-        for depth, step in enumerate((None, *whole_steps(chain))):
+        steps = whole_steps(chain)
+        for depth, step in enumerate((None, *steps)):
             if step is not None:
                 observed = step.observation
                 identity = (step.reply, observed.text, observed.failure)
@@ -262,9 +262,9 @@ def _grown(chains: dict[str, C], require_process: bool) -> StepTree[C]:
                 node.ended_well += ended
             if ended:
                 node.recovered = True
-        node.final |= not chain.maybe_cut and len(path) > 1
+        node.final |= len(chain.steps) == len(steps) > 0
         paths[key] = tuple(path)
-    return StepTree(tuple(_frozen(i, n) for i, n in enumerate(nodes)), chains, paths, well)
+    return StepTree(tuple([_frozen(i, n) for i, n in enumerate(nodes)]), chains, paths, well)
 
 
 def _frozen(index: int, node: _Growing) -> Node:
@@ -301,9 +301,8 @@ def step_trees(chains: Iterable[C], *, require_process: bool = True) -> list[Ste
     return [_grown(group, require_process) for group in groups.values()]
 
 
-def _place(chain: Attempted) -> tuple[object, ...]:
-    return chain.task, chain.problem_id, chain.dialect, chain.schemas, *_texts(chain.prompt)
-
-
-def _texts(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"]) for message in messages]
+def _place(chain: Attempted) -> tuple[str, ...]:
+    place = [chain.task, chain.problem_id, chain.dialect, chain.schemas]
+    for message in chain.prompt:
+        place += message["role"], message["content"]
+    return tuple(place)

@@ -28,6 +28,7 @@ from rightcall.models.weights import (
     load_model,
     load_tokenizer,
     stop_ids,
+    templated,
     version,
 )
 from rightcall.rendering import Renderer
@@ -90,6 +91,7 @@ class LocalModel(ChatModel):
         path: str | Path,
         *,
         adapter: str | Path | None = None,
+        chat_template: str | Path | None = None,
         name: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
@@ -102,10 +104,11 @@ class LocalModel(ChatModel):
     ) -> LocalModel:
         """Load a folder or hub id, safetensors only and without remote code.
 
-        `device`: default CUDA where there is one. `dtype`: "float32", "bfloat16", "float16"; default
-        float32 on the CPU, else the checkpoint's. `threads`: of torch, process-wide. `merge`: fold
-        the LoRA adapter into the weights (not done for quantised weights). `constrained`: every reply
-        is one call that parses, names a real function and has literals of the annotated types.
+        `chat_template`: a file, in place of the tokenizer's own. `device`: default CUDA where there is
+        one. `dtype`: "float32", "bfloat16", "float16"; default float32 on the CPU, else the
+        checkpoint's. `threads`: of torch, process-wide. `merge`: fold the LoRA adapter into the weights
+        (not done for quantised weights). `constrained`: every reply is one call that parses, names a
+        real function and has literals of the annotated types.
         Raises `ConfigError` if the folder or hub id cannot be loaded, `RenderingError` if its chat
         template cannot carry a chain.
         """
@@ -113,7 +116,7 @@ class LocalModel(ChatModel):
             torch.set_num_threads(threads)
         place = checked_device(device)
         kind = dtype or ("float32" if place == "cpu" else "auto")
-        tokenizer = load_tokenizer(path)
+        tokenizer = load_tokenizer(path, chat_template)
         model = load_model(path, dtype=kind, quantization=quantization, device=place)
         label = identified(path, version(path) or getattr(model.config, "_commit_hash", None))
         if adapter is not None:
@@ -122,7 +125,7 @@ class LocalModel(ChatModel):
             fold = merge and not quantization
             model = adapted.merge_and_unload() if fold else adapted.get_base_model()
             label += f"+{identified(adapter, version(adapter_folder(adapter)))}"
-        label = name or label
+        label = name or templated(label, chat_template)
         made = cls(
             model,
             tokenizer,

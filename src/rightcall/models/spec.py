@@ -41,7 +41,7 @@ ONLY: dict[str, set[str]] = {
 }
 """Settings that make sense for one kind of backend alone."""
 
-WEIGHTS = {"adapter", "dtype", "max_context"}
+WEIGHTS = {"adapter", "chat_template", "dtype", "max_context"}
 """Settings of both kinds that run weights in this process."""
 
 
@@ -63,6 +63,8 @@ class ModelSpec(Frozen):
 
     adapter: str | None = None
     """Folder or hub id of a LoRA adapter."""
+    chat_template: str | None = None
+    """File of a chat template in place of the tokenizer's own; chains are labelled with its hash."""
     device: str | None = None
     """Default: CUDA where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -246,6 +248,7 @@ def _in_vllm(spec: ModelSpec) -> ChatModel:
     return VLLM(
         spec.weights,
         adapter=spec.adapter,
+        chat_template=spec.chat_template,
         name=spec.name,
         capacity=spec.capacity,
         max_context=spec.max_context,
@@ -260,6 +263,7 @@ def _local(spec: ModelSpec) -> ChatModel:
     return LocalModel.load(
         spec.weights,
         adapter=spec.adapter,
+        chat_template=spec.chat_template,
         name=spec.name,
         device=spec.device,
         dtype=spec.dtype,

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
-from rightcall.models.weights import adapter_folder, identified, load_tokenizer, stop_ids, version
+from rightcall.models.weights import (
+    adapter_folder,
+    identified,
+    load_tokenizer,
+    stop_ids,
+    templated,
+    version,
+)
 from rightcall.rendering import Renderer
 
 if TYPE_CHECKING:
@@ -41,6 +48,7 @@ class VLLM(ChatModel):
         path: str | Path,
         *,
         adapter: str | Path | None = None,
+        chat_template: str | Path | None = None,
         name: str | None = None,
         capacity: int = 256,
         max_context: int | None = None,
@@ -49,7 +57,7 @@ class VLLM(ChatModel):
     ) -> None:
         vllm = _vllm()
         self.capacity = capacity
-        self.tokenizer = load_tokenizer(path)
+        self.tokenizer = load_tokenizer(path, chat_template)
         self.renderer = Renderer(self.tokenizer, sorted(stop_ids(self.tokenizer, _generation(path))))
         self.renderer.check()
         self.name = name or identified(path, version(path))
@@ -69,6 +77,7 @@ class VLLM(ChatModel):
             arguments |= {"enable_lora": True, "max_lora_rank": _rank(folder)}
             self._lora = vllm.lora.request.LoRARequest("adapter", 1, str(folder))
             self.name = name or f"{self.name}+{identified(adapter, version(folder))}"
+        self.name = name or templated(self.name, chat_template)
         self._vllm = vllm
         self._engine: Any = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**arguments))
         self._max_context = int(self._engine.model_config.max_model_len)

@@ -44,15 +44,51 @@ def checked_device(asked: str | None) -> str:
     return asked
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id. Raises `ConfigError`."""
+def load_tokenizer(
+    path: str | Path, chat_template: str | Path | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, with the chat template of a file in place of its own if one
+    is given. Raises `ConfigError`."""
     from transformers import AutoTokenizer
 
     with _explained("a model's tokenizer", path, "Give a folder with tokenizer.json, or a hub id."):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=False
         )
+    if chat_template is not None:
+        tokenizer.chat_template = read_template(chat_template)
     return tokenizer
+
+
+def read_template(file: str | Path) -> str:
+    """The text of a chat template's file. Raises `ConfigError` if it cannot be read, or is no Jinja
+    template, or writes none of the conversation."""
+    from jinja2 import TemplateError, meta
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    remedy = "Give a Jinja file that writes `messages`, such as a model's chat_template.jinja."
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fault = f"the chat template cannot be read ({_first_line(error)})"
+        raise ConfigError(fault, value=str(file), remedy=remedy) from error
+    try:
+        parsed = _compile_jinja_template(text).environment.parse(text)
+    except TemplateError as error:
+        fault = f"the chat template is no Jinja template ({_first_line(error)})"
+        raise ConfigError(fault, value=str(file), remedy=remedy) from error
+    if "messages" not in meta.find_undeclared_variables(parsed):
+        fault = "the chat template does not write the conversation"
+        raise ConfigError(fault, value=str(file), remedy=remedy)
+    return text
+
+
+def templated(name: str, chat_template: str | Path | None) -> str:
+    """A model's name with a hash of the chat template that it was given: by another template it makes
+    other chains. Raises `ConfigError`."""
+    if chat_template is None:
+        return name
+    return f"{name} (template {digest(read_template(chat_template))[:8]})"
 
 
 def load_model(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
@@ -22,14 +23,17 @@ def check_leaks(training: Iterable[PreferencePair | Problem | str], test: Iterab
     held = list(test)
     forbidden = {normalised(problem.question): problem.id for problem in held}
     roots = {problem.root: problem.id for problem in held}
+    plain = lru_cache(1)(normalised)  # the pairs of a problem come one after the other
     augmented = {problem.root for problem in held if problem.origin}
     leaks: dict[str, str] = {}
     checked = 0
     for item in training:
-        question = item if isinstance(item, str) else item.question
         checked += 1
+        if not held:
+            continue
+        question = item if isinstance(item, str) else item.question
         root, made = kinship(item)
-        found = forbidden.get(normalised(question))
+        found = forbidden.get(plain(question))
         if found is None and root in roots and (made or root in augmented):
             found = roots[root]
         if found is not None:

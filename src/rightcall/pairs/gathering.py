@@ -46,6 +46,8 @@ class Entry(NamedTuple):
     kind: int
 
 
+_BITS = (1 << 64) - 1
+
 _LAYOUT = "HQIQHB"
 """Of an entry's fields after the first."""
 
@@ -94,28 +96,33 @@ class Gathered:
                 yield found
 
     def outline(self, entry: Entry) -> Outline:
-        """A chain as far as sorting into trees needs it."""
+        """A chain as far as pairing needs it."""
         file, _ = self._files[entry.file]
         line = os.pread(file.fileno(), entry.length, entry.offset)
-        outline = self._read(self._outlines, line, entry.file, entry.offset)
-        outline.line = line
-        return outline
+        return self._read(self._outlines, line, entry.file, entry.offset)
 
     def _note(self, number: int, lines: Iterable[bytes]) -> None:
         """Read the heads of a file's lines and note where they are."""
         known: dict[str, int] = {name: index for index, name in enumerate(self.sources)}
+        read, heads, add = self._read, self._heads, self._entries.add
+        order, kind, errored = self._order, self._kind, Outcome.ERRORED
         offset = 0
         for line in lines:
             if not line.endswith(b"\n"):
                 return  # cut by a kill
-            head = self._read(self._heads, line, number, offset)
+            head = read(heads, line, number, offset)
             if (source := known.get(head.source)) is None:
                 source = known[head.source] = len(self.sources)
                 self.sources.append(head.source)
-            kind = ERRORED if head.outcome is Outcome.ERRORED else self._kind(head)
-            key = hash(head.key) & (1 << 64) - 1
-            place = number, offset, len(line), key
-            self._entries.add(self._order(head.task, head.problem_id), *place, source, kind)
+            add(
+                order(head.task, head.problem_id),
+                number,
+                offset,
+                len(line),
+                hash(head.key) & _BITS,
+                source,
+                ERRORED if head.outcome is errored else kind(head),
+            )
             offset += len(line)
 
     def _sorted_out(

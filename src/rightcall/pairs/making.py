@@ -75,8 +75,9 @@ def make_pairs(
     """Pairs from the chains of any number of problems, in any order; of files, give `ChainFiles`.
 
     The same chains in another order give the same pairs. Memory holds one problem's chains at a time:
-    the others stay in their files (or wait in a temporary one). Of a chain that no pair may come of, no
-    more is read, and checked, than that shows. `dropped`, if given, counts what made no pair, and why.
+    the others stay in their files (or wait in a temporary one). Of a chain no more is read, and
+    checked, than pairs take, and of one that no pair may come of no more than shows that.
+    `dropped`, if given, counts what made no pair, and why.
     """
     dropped = Counter() if dropped is None else dropped
     with _gathered(chains, config) as kept:
@@ -141,6 +142,7 @@ _RIGHT, _WRONG, _UNSURE, _FAILED = 2, 4, 8, 16
 """What a head tells of a chain: it ended well; it may be rejected; whether it may be rejected cannot be
 told; it has a failed call."""
 
+_CORRECT = Outcome.CORRECT
 _MAYBE_CUT = (StopReason.REPLY_TRUNCATED, StopReason.TOKEN_BUDGET)
 
 _NEEDED = {"chain": _RIGHT | _WRONG, "step": _RIGHT | _WRONG, "first_error": _RIGHT | _WRONG}
@@ -152,17 +154,16 @@ _FAILURE = re.compile(rb'"failure"\s*:\s*"')
 
 def _kind_by(config: PairConfig) -> Callable[[Head], int]:
     """What heads tell of chains, under a config."""
-    reject_process = _WRONG if _rejects_process(config) else 0
-    repairs = config.strategies.get("repair", 0) > 0
+    require_process, repairs = config.require_process, config.strategies.get("repair", 0) > 0
+    right_answer = _WRONG if _rejects_process(config) else 0
 
     def kind(head: Head) -> int:
-        steps = bytes(head.steps)
-        failed = _FAILED if repairs and _FAILURE.search(steps) else 0
-        if ended_well(head, config.require_process):
-            return failed | _RIGHT
-        if head.outcome is Outcome.CORRECT:
-            return failed | reject_process
-        return failed | (_UNSURE if head.stop_reason in _MAYBE_CUT or steps == b"[]" else _WRONG)
+        failed = _FAILED if repairs and _FAILURE.search(bytes(head.steps)) else 0
+        if head.outcome is _CORRECT:
+            well = not require_process or head.right_for_the_right_reason
+            return failed | (_RIGHT if well else right_answer)
+        unsure = head.stop_reason in _MAYBE_CUT or bytes(head.steps) == b"[]"
+        return failed | (_UNSURE if unsure else _WRONG)
 
     return kind
 
@@ -213,14 +214,16 @@ def _material(chains: Sequence[Outline], config: PairConfig, dropped: Counter[st
     """`chains` are one problem's, in the order in which they are to be used."""
     right = [c for c in chains if ended_well(c, config.require_process)]
     wrong = [c for c in chains if _bad(c, config, dropped)]
+    groups = {"repairable": _repairable(chains, config)}
     take = _mixed if config.mix_sources else _preferred
-    groups = {
-        "right": take(right, config.sources_chosen),
-        "wrong": take(wrong, config.sources_rejected),
-        "whole_right": take(_whole(right), config.sources_chosen),
-        "whole_wrong": take(_whole(wrong), config.sources_rejected),
-        "repairable": _repairable(chains, config),
-    }
+    for side, found, sources in (
+        ("right", right, config.sources_chosen),
+        ("wrong", wrong, config.sources_rejected),
+    ):
+        groups[side] = groups[f"whole_{side}"] = take(found, sources)
+        whole = [chain for chain in found if not chain.given_steps]
+        if len(whole) < len(found):
+            groups[f"whole_{side}"] = take(whole, sources)
     trees = step_trees(chains, require_process=config.require_process)
     nothing = _NO_RIGHT if not groups["right"] else _NO_PAIR if groups["wrong"] else _NO_WRONG
     return _Material([(tree, _sides(tree, groups, config)) for tree in trees], nothing)
@@ -234,7 +237,7 @@ def _sides(
 
 
 def _bad(chain: Outline, config: PairConfig, dropped: Counter[str]) -> bool:
-    if chain.outcome is Outcome.CORRECT:
+    if chain.outcome is _CORRECT:
         return _rejects_process(config) and not chain.right_for_the_right_reason
     if not chain.steps or chain.maybe_cut:
         dropped["wrong chain with a cut or no reply"] += 1
@@ -244,10 +247,6 @@ def _bad(chain: Outline, config: PairConfig, dropped: Counter[str]) -> bool:
 
 def _rejects_process(config: PairConfig) -> bool:
     return config.require_process and config.reject_right_answer_wrong_process
-
-
-def _whole(chains: Sequence[Outline]) -> list[Outline]:
-    return [chain for chain in chains if not chain.given_steps]
 
 
 def _preferred(chains: Sequence[Outline], sources: Sequence[str]) -> list[Outline]:
@@ -261,7 +260,7 @@ def _mixed(chains: Sequence[Outline], sources: Sequence[str]) -> list[Outline]:
     for source in sources:
         for chain in chains:
             if chain.source == source:
-                found.setdefault(tuple(s.reply for s in chain.steps), chain)
+                found.setdefault(tuple([s.reply for s in chain.steps]), chain)
     return list(found.values())
 
 
@@ -305,7 +304,7 @@ def _fresh(pair: PreferencePair, seen: Seen, dropped: Counter[str]) -> bool:
     if texts(pair.chosen) == texts(pair.rejected):
         dropped["chosen and rejected alike"] += 1
         return False
-    if not seen.add(int(identity(pair), 16)):
+    if not seen.add(hash(identity(pair))):
         dropped["duplicate"] += 1
         return False
     return True

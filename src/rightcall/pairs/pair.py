@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
+import msgspec
 from pydantic import BeforeValidator, PlainSerializer
 
-from rightcall.chain import Frozen, Message, digest
+from rightcall.chain import Frozen, Message
 from rightcall.errors import FailureKind
+
+_AS_IDS = bytes.maketrans(b",]", b" ;")
 
 
 def _read_ids(turns: Any) -> Any:
     if not isinstance(turns, str):
         return turns
-    return tuple(tuple(int(i) for i in turn.split()) or None for turn in turns.split(";")[:-1])
+    return tuple(tuple(map(int, turn.split())) or None for turn in turns.split(";")[:-1])
 
 
 def _write_ids(turns: tuple[tuple[int, ...] | None, ...]) -> str:
-    return "".join(" ".join(map(str, turn or ())) + ";" for turn in turns)
+    lists = msgspec.json.encode(turns)[1:-1].replace(b"null", b"[]").replace(b"],", b";")
+    return lists.translate(_AS_IDS, b"[").decode()
 
 
 TurnIds = Annotated[
@@ -129,7 +133,7 @@ def words_of_model(messages: Sequence[Message]) -> list[str]:
     return [message["content"] for message in messages if message["role"] == "assistant"]
 
 
-def identity(pair: PreferencePair) -> str:
+def identity(pair: PreferencePair) -> tuple[str | tuple[str, ...], ...]:
     """Equal for pairs of the same texts."""
-    shown = [pair.schemas] if pair.schemas else []
-    return digest(*shown, texts(pair.prompt), texts(pair.chosen), texts(pair.rejected))
+    sides = (pair.prompt, pair.chosen, pair.rejected)
+    return (pair.schemas, *(tuple(texts(side)) for side in sides))

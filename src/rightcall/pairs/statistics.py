@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from rightcall.chain import Frozen, digest
+from rightcall.chain import Frozen
 from rightcall.errors import FailureKind
 from rightcall.pairs.pair import Basis, PreferencePair, identity, words_of_model
 from rightcall.spill import Seen
@@ -136,8 +136,8 @@ def pair_statistics(
             gaps[pair.basis.value].append(gap)
         trivial.update(_trivial(pair))
         failed += bool(pair.failures & FUNCTION_FAILED)
-        problems.add(int(digest(pair.task, pair.problem_id), 16))
-        texts.add(int(identity(pair), 16))
+        problems.add(hash((pair.task, pair.problem_id)))
+        texts.add(hash(identity(pair)))
         for unit, both in _lengths(pair).items():
             lengths[unit].add(*both)
     return PairStatistics(
@@ -172,12 +172,12 @@ class _Shared:
 
     def add(self, pair: PreferencePair) -> None:
         for side in (pair.chosen, pair.rejected):
-            beginning = ""
+            beginning = 0
             for message in (*pair.prompt, *side):
                 length = len(message["content"])
-                beginning = digest(beginning, message["role"], message["content"])
+                beginning = hash((beginning, message["role"], message["content"]))
                 self._all += length
-                self._once += length if self._seen.add(int(beginning, 16)) else 0
+                self._once += length if self._seen.add(beginning) else 0
 
     @property
     def share(self) -> float:

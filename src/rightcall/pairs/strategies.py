@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from math import lcm
 from typing import TypeVar
 
-from rightcall.chain import CORRUPTED, Chain, Outcome, Step, StopReason
+from rightcall.chain import CORRUPTED, Outcome, StopReason
 from rightcall.dialects import DIALECTS, Dialect, conversation
 from rightcall.errors import DataError, FailureKind, nearest
-from rightcall.pairs.outline import Outline
+from rightcall.pairs.outline import Outline, StepOutline
 from rightcall.pairs.pair import Basis, PreferencePair
 from rightcall.tree import Node, StepTree, Turn, assured_gap, whole_steps
 
@@ -77,7 +77,7 @@ def step_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair
     corrupted = _corrupted_steps(tree, sides.wrong)
     rejected = {**_steps(tree, sides.wrong), **corrupted, **judged}
     found: list[tuple[int, float, Node, Node]] = []
-    for parent in tree.nodes:
+    for parent in (node for node in tree.nodes if len(node.children) > 1):
         children = tree.children(parent)
         for good in (node for node in children if node.index in chosen):
             for bad in (node for node in children if node.index in rejected):
@@ -314,12 +314,11 @@ def _pair(
     evidence: str | None = None,
 ) -> PreferencePair:
     """The pair after the steps that stand before the rejected side's."""
-    (_, good), (_, bad) = chosen, rejected
-    right, wrong = chosen[0].whole(), rejected[0].whole()
+    (right, good), (wrong, bad) = chosen, rejected
     dialect = _dialect(right)
     before = right.steps[: bad.start]
     chosen_node, rejected_node = _end(tree, chosen), _end(tree, rejected)
-    return PreferencePair(
+    return PreferencePair.model_construct(  # of checked parts
         prompt=conversation(right.prompt, before, dialect),
         chosen=conversation((), right.steps[good], dialect, last_observed=False),
         rejected=conversation((), wrong.steps[bad], dialect, last_observed=False),
@@ -354,7 +353,7 @@ def _end(tree: StepTree[Outline], side: Side) -> Node:
     return tree.nodes[tree.paths[chain.key][-1 if turns.stop is None else turns.stop]]
 
 
-def _dialect(chain: Chain) -> Dialect:
+def _dialect(chain: Outline) -> Dialect:
     if chain.dialect not in DIALECTS:
         raise DataError(
             "a chain has an unknown dialect",
@@ -364,5 +363,5 @@ def _dialect(chain: Chain) -> Dialect:
     return DIALECTS[chain.dialect]
 
 
-def _ids(steps: Sequence[Step]) -> tuple[tuple[int, ...] | None, ...]:
+def _ids(steps: Sequence[StepOutline]) -> tuple[tuple[int, ...] | None, ...]:
     return tuple(step.token_ids for step in steps)

@@ -37,6 +37,8 @@ class Weights:
     """Hub id or folder."""
     adapter: str | None = None
     """Folder of a LoRA adapter over it."""
+    chat_template: str | None = None
+    """File of a chat template in place of the tokenizer's own."""
 
 
 class TrainConfig(Frozen):
@@ -188,6 +190,20 @@ class MemoryEstimate(Frozen):
 
 OnEstimate = Callable[[MemoryEstimate], None]
 """Called with the estimate before anything is loaded, where there may be too little memory."""
+
+
+class TrainPlan(Frozen):
+    """What a training will take."""
+
+    memory: MemoryEstimate
+    steps: int
+    """Of the optimiser, in one process."""
+    rows: int
+    """Pairs or conversations to be trained on."""
+    too_long: tuple[str, ...] = ()
+    """Rows that are left out because of their length."""
+    unfit: dict[str, str] = {}
+    """Pairs that are left out because the chat template cannot carry them, and why."""
 
 
 class TrainResult(Frozen):

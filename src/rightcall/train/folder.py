@@ -11,18 +11,19 @@ from typing import Any
 
 from rightcall.chain import digest
 from rightcall.errors import DataError
-from rightcall.models.weights import adapter_folder, version
+from rightcall.models.weights import adapter_folder, read_template, version
 from rightcall.train.config import TrainConfig, TrainResult, Weights
 
 
 def identity(config: TrainConfig, start: Weights, data: Path, reference: Weights | None) -> str:
-    """What decides the result: settings, weights, data."""
+    """What decides the result: settings, weights, data, and a chat template that was given."""
     if not data.is_file():
         raise DataError("there is no such training file", value=str(data))
     settings = config.model_dump(exclude={"log_every", "wandb", "keep", "check_memory"})
     content = hashlib.sha256(data.read_bytes()).hexdigest()
     held_to = () if reference is None else (_versions(reference),)
-    return digest(settings, content, *_versions(start), *held_to)
+    template = () if start.chat_template is None else (read_template(start.chat_template),)
+    return digest(settings, content, *_versions(start), *held_to, *template)
 
 
 def _versions(weights: Weights) -> tuple[str, str | None]:

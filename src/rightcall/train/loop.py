@@ -35,10 +35,10 @@ from rightcall.train import memory, sharding
 from rightcall.train.attention import ATTENTION, CannotPack, Kernel
 from rightcall.train.batches import Batch, MicroBatch, collate, collate_tree, packs, plan
 from rightcall.train.config import (
-    MemoryEstimate,
     OnEstimate,
     OnLog,
     TrainConfig,
+    TrainPlan,
     TrainResult,
     Weights,
 )
@@ -95,7 +95,7 @@ def run(
     if state.is_main_process:
         prepare(output, inputs, config, resume)
     state.wait_for_everyone()
-    tokenizer = load_tokenizer(start.model)
+    tokenizer = load_tokenizer(start.model, start.chat_template)
     architecture = memory.load_architecture(start.model)
     rows = rows_of(config, architecture, tokenizer, data)
     arguments = _arguments(config, output, place)
@@ -158,19 +158,22 @@ def rows_of(config: TrainConfig, architecture: Any, tokenizer: Any, data: Path) 
     )
 
 
-def dry_run(
-    config: TrainConfig, start: Weights, data: Path, device: str | None
-) -> tuple[MemoryEstimate, int, int]:
-    """What a training will take: memory, rows, optimiser steps. Nothing is loaded but the tokenizer,
-    and nothing is written."""
+def dry_run(config: TrainConfig, start: Weights, data: Path, device: str | None) -> TrainPlan:
+    """See `rightcall.train.trainer.dry_run`. Nothing is loaded but the tokenizer."""
     place = training_device(device)
     architecture = memory.load_architecture(start.model)
-    rows = rows_of(config, architecture, load_tokenizer(start.model), data)
+    tokenizer = load_tokenizer(start.model, start.chat_template)
+    rows = rows_of(config, architecture, tokenizer, data)
     steps = _plan(config, rows, 1)
     largest = memory.largest_step(config, rows.rows, steps)
     made = memory.estimate(config, largest, architecture, device=place)
-    made = made.model_copy(update={"free": memory.free_memory(place)})
-    return made, len(rows.rows), len(steps) // config.accumulation
+    return TrainPlan(
+        memory=made.model_copy(update={"free": memory.free_memory(place)}),
+        steps=len(steps) // config.accumulation,
+        rows=len(rows.rows),
+        too_long=rows.too_long,
+        unfit=rows.unfit,
+    )
 
 
 def _plan(config: TrainConfig, rows: Rows, processes: int) -> list[MicroBatch]:

@@ -15,13 +15,14 @@ from rightcall.train.config import (
     OnEstimate,
     OnLog,
     TrainConfig,
+    TrainPlan,
     TrainResult,
     Weights,
 )
 
 __all__ = [
-    "Lora", "MemoryEstimate", "OnEstimate", "OnLog", "TrainConfig", "TrainResult", "Weights", "at_most",
-    "dry_run", "train",
+    "Lora", "MemoryEstimate", "OnEstimate", "OnLog", "TrainConfig", "TrainPlan", "TrainResult",
+    "Weights", "at_most", "dry_run", "train",
 ]  # fmt: skip
 
 
@@ -32,6 +33,7 @@ def train(
     output: str | Path,
     *,
     adapter: str | Path | None = None,
+    chat_template: str | Path | None = None,
     reference: Weights | None = None,
     device: str | None = None,
     resume: bool = True,
@@ -42,7 +44,8 @@ def train(
 
     `adapter` is a LoRA adapter to start from: it is trained further, or merged before full weights
     are trained. The DPO reference is the model as it stands when training starts, adapter included,
-    unless `reference` names another one with the same tokenizer.
+    unless `reference` names another one with the same tokenizer. `chat_template` is a file that takes
+    the place of the tokenizer's own template; it is saved with the result.
     `device` is "cpu" or "cuda"; default CUDA where there is one.
     With `resume`, a run that was killed goes on from its last checkpoint and ends with the same
     weights, and a finished run is not repeated; an output folder of another training is refused
@@ -51,7 +54,7 @@ def train(
     """
     from rightcall.train.loop import run
 
-    start = Weights(str(model), None if adapter is None else str(adapter))
+    start = _weights(model, adapter, chat_template)
     return run(config, start, Path(data), Path(output), reference, device, resume, on_log, on_estimate)
 
 
@@ -61,14 +64,22 @@ def dry_run(
     data: str | Path,
     *,
     adapter: str | Path | None = None,
+    chat_template: str | Path | None = None,
     device: str | None = None,
-) -> tuple[MemoryEstimate, int, int]:
-    """What `train` would take: memory, rows and optimiser steps. No weights are loaded and nothing is
-    written."""
+) -> TrainPlan:
+    """What `train` would take, and what it would leave out. No weights are loaded and nothing is
+    written. Raises what `train` raises before it starts, but for memory that is too small."""
     from rightcall.train import loop
 
-    start = Weights(str(model), None if adapter is None else str(adapter))
+    start = _weights(model, adapter, chat_template)
     return loop.dry_run(config, start, Path(data), device)
+
+
+def _weights(
+    model: str | Path, adapter: str | Path | None, chat_template: str | Path | None
+) -> Weights:
+    given = (None if place is None else str(place) for place in (adapter, chat_template))
+    return Weights(str(model), *given)
 
 
 def at_most(

@@ -1,0 +1,158 @@
+"""A chat template of one's own, for a model whose tokenizer has none: wherever it is opened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from native_models import template, tool_tokenizer
+from rightcall.cli import app
+from rightcall.config import differing_keys, resolve
+from rightcall.errors import ConfigError, DataError, RenderingError
+from rightcall.models.local import LocalModel
+from rightcall.models.spec import ModelSpec, open_model
+from rightcall.models.weights import load_tokenizer
+from rightcall.run import tuned
+from rightcall.serving import export_model
+from rightcall.train.trainer import Lora, TrainConfig, dry_run, train
+from test_native import ADD, STOP, file_of, pair_of, played
+from tiny_models import build_tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokenizer has no chat template."""
+    place = tmp_path_factory.mktemp("bare") / "model"
+    tokenizer = tool_tokenizer("qwen2_5")
+    build_tiny("qwen2", place, vocab=len(tokenizer), layers=1)
+    tokenizer.chat_template = None
+    (place / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(place)
+    assert load_tokenizer(place).chat_template is None
+    return place
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    path = tmp_path / "own.jinja"
+    path.write_text(template("qwen2_5"), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    right, wrong = played(ADD, STOP.replace("9", "7")), played(STOP, sample=1)
+    return file_of(tmp_path / "pairs.jsonl", pair_of(right, wrong))
+
+
+def test_a_model_without_a_template_is_opened_with_a_given_one(model: Path, own: str) -> None:
+    with pytest.raises(RenderingError, match="no chat template"):
+        open_model(str(model))
+    spec = ModelSpec.parse(str(model), chat_template=own)
+    with open_model(spec) as opened:
+        assert isinstance(opened, LocalModel)
+        chain = played(ADD)
+        shown = opened.renderer.text(chain.prompt, reply_next=True, tools=chain.schemas)
+    assert '"name": "add"' in shown
+
+
+def test_chains_by_another_template_are_another_models(model: Path, own: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.jinja"
+    other.write_text(f"{template('qwen2_5')}{{# another #}}", encoding="utf-8")
+    names = []
+    for file in (own, str(other)):
+        with open_model(ModelSpec.parse(str(model), chat_template=file)) as opened:
+            names.append(opened.name)
+    assert len({*names}) == 2
+    assert all(name.startswith(f"{model}@") and "(template " in name for name in names)
+    with open_model(ModelSpec.parse(str(model), chat_template=own, name="mine")) as opened:
+        assert opened.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "the chat template cannot be read"),
+        (b"\xff\xfe", "the chat template cannot be read"),
+        (b"{% for m in messages %}", "is no Jinja template"),
+        (b"You are a helpful assistant.", "does not write the conversation"),
+    ],
+)
+def test_a_file_that_is_no_template_is_refused(
+    model: Path, tmp_path: Path, text: bytes | None, fault: str
+) -> None:
+    path = tmp_path / "t.jinja"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(ConfigError, match=rf"{fault}.*t\.jinja.*Give a Jinja file"):
+        open_model(ModelSpec.parse(str(model), chat_template=str(path)))
+
+
+@pytest.mark.parametrize("other", ["http://127.0.0.1:1/v1#m", "gold"])
+def test_a_template_belongs_to_models_that_are_opened_here(other: str) -> None:
+    with pytest.raises(ConfigError, match="chat_template belongs to kind = 'local' or 'vllm'"):
+        ModelSpec.parse(other, chat_template="t.jinja")
+
+
+def test_it_is_trained_with_and_saved_with_the_result(
+    model: Path, own: str, pairs: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(max_steps=1, lora=Lora(r=2), batch_size=1)
+    with pytest.raises(RenderingError, match="no chat template"):
+        dry_run(config, model, pairs)
+    assert dry_run(config, model, pairs, chat_template=own).rows == 1
+    out = tmp_path / "out"
+    train(config, model, pairs, out, chat_template=own)
+    assert load_tokenizer(out).chat_template == template("qwen2_5")
+    Path(own).write_text(f"{template('qwen2_5')}{{# another #}}", encoding="utf-8")
+    with pytest.raises(DataError, match="another training"):
+        train(config, model, pairs, out, chat_template=own)
+
+
+def test_a_tuned_student_keeps_its_template(model: Path, own: str, tmp_path: Path) -> None:
+    student = ModelSpec.parse(str(model), chat_template=own)
+    assert tuned(student, tmp_path).chat_template is None  # it lies with the full weights
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert tuned(student, tmp_path).chat_template == own
+
+
+def test_it_is_exported_with_the_model(model: Path, own: str, tmp_path: Path) -> None:
+    made = CliRunner().invoke(
+        app, ["export", "model", str(model), str(tmp_path / "made"), "--chat-template", own]
+    )
+    assert made.exit_code == 0, made.output
+    assert load_tokenizer(tmp_path / "made").chat_template == template("qwen2_5")
+    assert "own.jinja" in (tmp_path / "made" / "README.md").read_text()
+    with pytest.raises(RenderingError, match="no chat template"):
+        export_model(ModelSpec.parse(str(model)), tmp_path / "refused")
+
+
+def test_commands_take_it(model: Path, own: str, pairs: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        made = CliRunner().invoke(app, [*arguments])
+        assert made.exit_code == 0, (made.output, made.exception)
+        return made.output
+
+    said = run("pairs", "show", str(pairs), "--model", str(model), "--chat-template", own)
+    assert "<tool_call>" in said
+    out = ("--out", str(tmp_path / "tuned"))
+    said = run("train", str(pairs), "--model", str(model), *out, "--chat-template", own, "--dry-run")
+    assert "rows" in said
+    short = ("--count", "1", "--samples", "1", "--steps", "1", "--max-tokens", "4")
+    chains = tmp_path / "c.jsonl"
+    given = ("--with", f"chat_template={own}", "--dialect", "native")
+    run("collect", "tiny-math", "--model", str(model), *short, *given, "--out", str(chains))
+    assert "(template " in json.loads(chains.read_text().splitlines()[0])["model"]
+
+
+def test_it_is_part_of_what_a_run_is(model: Path) -> None:
+    def made(**student: Any) -> Any:
+        models = {"student": {"model": str(model), **student}, "teacher": "gold"}
+        return resolve({"name": "n", "tasks": {"math": {}}, "models": models})
+
+    (key,) = differing_keys(made(), made(chat_template="own.jinja"))
+    assert "chat_template" in key
