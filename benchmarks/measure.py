@@ -109,7 +109,7 @@ class Contestant:
     def _await(self) -> Any:
         try:
             kind, value = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the latter, where it ended before it read
             self._process.join(10)
             kind, value = "error", f"its process ended with code {self._process.exitcode}"
         if kind == "error":
