@@ -281,6 +281,24 @@ def test_pairs_are_made_counted_and_checked_for_leaks(
     assert "test questions are in the training data" in leaking.err
 
 
+def test_leaks_are_looked_for_in_all_problems_that_there_are(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    def line(number: int, question: str) -> str:
+        return json.dumps({"question": question, "answer": f"#### {number}"}) + "\n"
+
+    asked = [f"What is the sum of {n} and {n + 1} and then of {n}?" for n in range(3001)]
+    (tmp_path / "train.jsonl").write_text("".join(line(n, q) for n, q in enumerate(asked)))
+    (tmp_path / "test.jsonl").write_text(line(3000, asked[-1]))
+    arguments = ("tasks", "leaks", "gsm8k", "--option", f"path={tmp_path}", "--json")
+    found = rightcall(*arguments)
+    assert (found.code, json.loads(found.out)["leaks"][0]["kind"]) == (1, "exact")
+    some = rightcall(*arguments, "--count", 2000)
+    assert (some.code, json.loads(some.out)["train"]) == (0, 2000)
+    generated = json.loads(rightcall("tasks", "leaks", "tiny-math", "--json").out)
+    assert generated["train"] == generated["test"] == 2000
+
+
 def test_strategies_are_compared_in_one_table(rightcall: Command, chains: Path) -> None:
     shown = rightcall("pairs", "compare", chains).out
     assert shown.splitlines()[2].split() == ["chain", "step", "first_error", "repair"]

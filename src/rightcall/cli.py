@@ -44,6 +44,9 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(pairs_app, name="pairs")
 app.add_typer(export_app, name="export")
 
+ENDLESS = 2000
+"""Problems that are looked at where a task generates them without end."""
+
 TaskName = Annotated[
     str,
     typer.Argument(metavar="TASK", help="fol, math, gsm8k, tiny-fol, ..., or my_task.py:MyTask."),
@@ -256,7 +259,13 @@ def tasks_leaks(
     task: TaskName,
     train: Annotated[str, typer.Option(help="A split, or a file of pairs or problems.")] = "train",
     test: Annotated[str, typer.Option(help="The split that must not be learned from.")] = "test",
-    count: Annotated[int, typer.Option(min=1, help="Problems of a split at most.")] = 2000,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Problems of a split at most. All there are; {ENDLESS:,} where they are generated.",
+        ),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="From 0.5 to 1; 1 finds no near ones.")] = 0.9,
     any_numbers: Annotated[
         bool, typer.Option("--any-numbers", help="Numbers need not agree: finds twins of a template.")
@@ -271,10 +280,17 @@ def tasks_leaks(
     from rightcall.task import SPLITS
 
     loaded = _load(task, option)
-    learned = loaded.problems(train, count, seed) if train in SPLITS else _asked(_existing(Path(train)))
-    report = find_leaks(
-        learned, loaded.problems(test, count, seed), threshold=threshold, numbers=not any_numbers
-    )
+
+    def of(split: str) -> Iterator[Problem]:
+        try:
+            return loaded.problems(split, count, seed)
+        except ConfigError:
+            if count is not None:
+                raise
+            return loaded.problems(split, ENDLESS, seed)
+
+    learned = of(train) if train in SPLITS else _asked(_existing(Path(train)))
+    report = find_leaks(learned, of(test), threshold=threshold, numbers=not any_numbers)
     if as_json:
         print(report.model_dump_json(indent=2))
     else:

@@ -64,7 +64,8 @@ class Task(ABC):
     @abstractmethod
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
         """Problems of a split: the same arguments give the same problems, and the splits share no
-        question. `count=None` gives all there are (an endless generator may refuse)."""
+        question. `count=None` gives all there are; an endless generator refuses, when it is called,
+        with `ConfigError`."""
 
     def verify(self, problem: Problem, answer: str) -> bool:
         """Whether an answer is right."""

@@ -82,6 +82,10 @@ class MathTask(ExactMath):
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
         if split not in SPLITS:
             raise ConfigError("unknown split", value=split, remedy=nearest(split, SPLITS))
+        if count is None:
+            raise ConfigError(
+                "math problems are generated without end", remedy="Say how many you want."
+            )
         return islice(stream(seed, split, steps=self.steps, families=self.families), count)
 
     def judge(self, problem: Problem, chain: Chain) -> Judgement:
