@@ -289,10 +289,11 @@ def test_leaks_are_looked_for_in_all_problems_that_there_are(
 
     asked = [f"What is the sum of {n} and {n + 1} and then of {n}?" for n in range(3001)]
     (tmp_path / "train.jsonl").write_text("".join(line(n, q) for n, q in enumerate(asked)))
-    (tmp_path / "test.jsonl").write_text(line(3000, asked[-1]))
+    (tmp_path / "test.jsonl").write_text("".join(line(n, asked[n]) for n in range(2900, 3001)))
     arguments = ("tasks", "leaks", "gsm8k", "--option", f"path={tmp_path}", "--json")
     found = rightcall(*arguments)
-    assert (found.code, json.loads(found.out)["leaks"][0]["kind"]) == (1, "exact")
+    assert found.code == 1
+    assert {leak["kind"] for leak in json.loads(found.out)["leaks"]} == {"exact"}
     some = rightcall(*arguments, "--count", 2000)
     assert (some.code, json.loads(some.out)["train"]) == (0, 2000)
     generated = json.loads(rightcall("tasks", "leaks", "tiny-math", "--json").out)
