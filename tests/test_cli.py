@@ -287,15 +287,19 @@ def test_leaks_are_looked_for_in_all_problems_that_there_are(
     def line(number: int, question: str) -> str:
         return json.dumps({"question": question, "answer": f"#### {number}"}) + "\n"
 
-    asked = [f"What is the sum of {n} and {n + 1} and then of {n}?" for n in range(3001)]
-    (tmp_path / "train.jsonl").write_text("".join(line(n, q) for n, q in enumerate(asked)))
-    (tmp_path / "test.jsonl").write_text("".join(line(n, asked[n]) for n in range(2900, 3001)))
+    ann, bob = "Ann has {} red pens on her desk.", "Bob has as many and {} more."
+    for split, text, numbers in (
+        ("train", f"{ann} {bob} How many has Bob?", range(3001)),
+        ("test", f"{bob} {ann} How many has Bob?", range(2900, 3001)),
+    ):
+        lines = (line(2 * n, text.format(n, n)) for n in numbers)
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
     arguments = ("tasks", "leaks", "gsm8k", "--option", f"path={tmp_path}", "--json")
     found = rightcall(*arguments)
     assert found.code == 1
-    assert {leak["kind"] for leak in json.loads(found.out)["leaks"]} == {"exact"}
+    assert {leak["kind"] for leak in json.loads(found.out)["leaks"]} == {"reordered"}
     some = rightcall(*arguments, "--count", 2000)
-    assert (some.code, json.loads(some.out)["train"]) == (0, 2000)
+    assert json.loads(some.out)["train"] == 2000 < json.loads(found.out)["train"]
     generated = json.loads(rightcall("tasks", "leaks", "tiny-math", "--json").out)
     assert generated["train"] == generated["test"] == 2000
 
