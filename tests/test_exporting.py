@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rightcall import cli
-from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
+from rightcall.chain import Chain, ChainStore, Judgement, Outcome, Problem, StopReason
 from rightcall.errors import ConfigError, DataError
 from rightcall.exporting import chain_rows, pair_rows, write
 from rightcall.functions import FunctionSet, Role, Stop, function
-from rightcall.importing import Place, import_chains, read_log
+from rightcall.importing import Place, Recorded, RecordedCall, import_chains, read_log
 from rightcall.importing.openai_chat import openai_chat
 from rightcall.models.scripted import Scripted
 from rightcall.native import Invocation, Said
@@ -233,6 +233,34 @@ def test_chains_that_did_not_stop_come_back_as_they_are(tmp_path: Path) -> None:
     again = imported_again(chains, tmp_path)
     assert [essence(chain) for chain in again] == [essence(chain) for chain in chains]
     assert {chain.stop_reason for chain in again} == {StopReason.RECORD_ENDED}
+
+
+class Silent(SumTask):
+    """Sums of which only the answer is judged."""
+
+    def judge(self, problem: Problem, chain: Chain) -> Judgement:
+        return Judgement()
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+@pytest.mark.parametrize("words", ["", "I add."])
+def test_the_way_out_and_back_keeps_how_the_process_was_judged(
+    tmp_path: Path, words: str, dialect: str
+) -> None:
+    task, place = Silent(), Place(file="log", line=1)
+    call = RecordedCall(reply=words, name="calculator", arguments={"text": "0+7"})
+    log = Recorded(problem_id="train-0-0", model="large", calls=(call,), final="7")
+    problems = task.problems("train", 1)
+    import_chains([(place, log)], task, problems, tmp_path / "c", dialect=dialect)
+    (doubted,) = ChainStore(tmp_path / "c")
+    assert doubted.judgement.process_correct is False
+    collected = doubted.model_copy(update={"judgement": Judgement()})
+    for chain, said in ((doubted, "wrong"), (collected, "")):
+        (row,) = chain_rows([chain], task)
+        assert row["process"] == said
+        (again,) = imported_again([chain], tmp_path, task)
+        assert essence(again) == essence(chain)
+        assert again.judgement == chain.judgement
 
 
 def test_arguments_are_those_that_were_given_and_no_others() -> None:

@@ -162,6 +162,69 @@ def test_a_recorded_result_is_compared_as_text_then_as_a_number(
     assert same_result(recorded, computed) == kind
 
 
+class AnswersOnly(SumTask):
+    """Sums of which only the answer is judged."""
+
+    def judge(self, problem: Problem, chain: Chain) -> Judgement:
+        return Judgement(evidence=("Nothing is known.",))
+
+
+NOTHING_RAN = "None of its recorded calls could be executed."
+
+
+def answers_only(
+    entries: Sequence[Any], out: Path, dialect: str = "python"
+) -> tuple[ImportReport, list[Chain]]:
+    task = AnswersOnly()
+    problems = every_problem(task, ("train",), 10)
+    report = import_chains(entries, task, problems, out, dialect=dialect)
+    return report, sorted(ChainStore(out).latest(), key=lambda chain: chain.sample)
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_a_right_answer_beside_calls_of_which_none_ran_is_not_right_for_the_right_reason(
+    tmp_path: Path, dialect: str
+) -> None:
+    named = [
+        RecordedCall(name="calculator", arguments={"expression": "0 + 7"}, result="7"),
+        RecordedCall(reply="So:"),
+        RecordedCall(name="calculator", broken="0 + 7"),
+        RecordedCall(name="stop", arguments={"answer": "7"}),
+    ]
+    entries = [
+        (PLACE, Recorded(problem_id="train-0-0", calls=tuple(named), as_given=as_given))
+        for as_given in (False, True)
+    ]
+    entries += [
+        attempt("calculator('0 + 7')", 'stop("7")', model="recorded"),
+        attempt("calculator(0 + 7)", model="recorded", final="7"),
+        attempt("ad(0, 7)", "add(0, 7)", model="recorded", final="7"),
+        attempt("Let me (think).", model="recorded", final="7"),
+        attempt('stop("7")', model="recorded"),
+        attempt(model="recorded", final="7"),
+    ]
+    report, chains = answers_only(entries, tmp_path / "c.jsonl", dialect)
+    assert {chain.outcome for chain in chains} == {Outcome.CORRECT}
+    judged = [chain.judgement.process_correct for chain in chains]
+    assert judged == [False, None, False, False, None, None, None, None]
+    assert chains[0].judgement.evidence == ("Nothing is known.", NOTHING_RAN)
+    assert chains[1].judgement.evidence == ("Nothing is known.",)
+    assert report.models["recorded"].right_reason == 5
+    assert report.unknown_functions == {"calculator": 6, "ad": 1}
+    before = (tmp_path / "c.jsonl").read_bytes()
+    again, _ = answers_only(entries, tmp_path / "c.jsonl", dialect)
+    assert again.model_copy(update={"already_there": 0}) == report
+    assert (tmp_path / "c.jsonl").read_bytes() == before
+    shown = next(one for one in report.tables() if one.title.startswith("Functions that the task"))
+    assert "an importer of your own renames them (docs/your-logs.md)" in shown.title
+    assert list(shown.rows) == [("calculator", 6), ("ad", 1)]
+
+
+def test_a_task_that_judges_the_process_has_the_last_word(tmp_path: Path) -> None:
+    _, (chain,) = imported([attempt("ad(0, 7)", 'stop("7")')], tmp_path / "c.jsonl")
+    assert NOTHING_RAN not in chain.judgement.evidence
+
+
 # --- which problem, which attempt ---------------------------------------------------------------
 
 

@@ -6,13 +6,14 @@
                   {"role": "tool", "tool_call_id": "c1", "content": "5"},
                   {"role": "assistant", "content": "The answer is 5."}],
      "problem_id": ..., "question": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...,
-     "replies": ..., "dialect": ...}
+     "replies": ..., "dialect": ..., "process": ...}
 
 All but `messages` may be missing. The problem is the `question`, or else what the user said: before the
 first reply, or later if that is a problem's question (examples may come first). Calls of one turn
 become successive steps; in a last text without a call stands the answer. What `rightcall.exporting`
 writes is read back to the same replies: `replies` are the model's own texts, one for each of its turns,
-empty where the messages tell it, and `dialect` says that names and nulls are the model's own.
+empty where the messages tell it, `dialect` says that names and nulls are the model's own, and `process`
+how that was judged.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
         sample=record.get("sample"),
         calls=tuple(calls),
         as_given=record.get("dialect") in list(DIALECTS),
+        process_wrong=record.get("process") == "wrong",
         final=final,
         correct=record.get("correct"),
         notes=tuple(notes),

@@ -73,6 +73,9 @@ class Recorded(Frozen):
     """Whether names and nulls in the calls are the model's own. If not, a namespace before a function's
     name is left out (`functions.add`), and a null for a parameter that has a default and takes no null
     is read as not given: OpenAI's strict mode wants every parameter named."""
+    process_wrong: bool = False
+    """Of a chain that we exported ourselves: its process was judged wrong. Believed only where the task
+    says nothing of the process and no call runs."""
     later: tuple[tuple[int, str], ...] = ()
     """What the user said after the first reply, with the number of calls before it. If one of these is
     a problem's question, the attempt is at the last such problem and begins there."""

@@ -14,6 +14,7 @@ from typing import get_type_hints
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
+from rightcall.importing.doubt import doubted
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.importing.spelling import in_replies
 from rightcall.importing.summary import ImportReport, Tally, Unplaced
@@ -250,7 +251,8 @@ class _Import:
     def _played(self, attempts: Iterable[_Attempt]) -> Iterator[Chain]:
         records = {one.key: one.recorded for one in attempts}
         player = _Replay(next(iter(records.values())).model, records, self._stop)
-        return rollouts(self.setting, player, [one.job for one in attempts])
+        for chain in rollouts(self.setting, player, [one.job for one in attempts]):
+            yield doubted(chain, records[chain.key], self.setting.functions)
 
     def _alone(self, one: _Attempt) -> list[Chain]:
         """The chain of an attempt, none if its problem is the log's own and cannot be judged."""

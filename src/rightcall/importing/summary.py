@@ -128,6 +128,8 @@ class ImportReport(Frozen):
     """Re-executed."""
     failed: int
     """Calls that gave an error."""
+    unknown_functions: dict[str, int] = Field(default_factory=dict)
+    """Name → calls, of functions that the task does not have."""
     exact: int
     """The recorded result came out again, as text or as a number."""
     rounded: tuple[Difference, ...]
@@ -188,6 +190,12 @@ class ImportReport(Frozen):
 
     def _lists(self) -> list[Table]:
         lists: list[tuple[str, list[str], Sequence[tuple[object, ...]]]] = [
+            (
+                "Functions that the task does not have; an importer of your own renames them"
+                " (docs/your-logs.md)",
+                ["function", "calls"],
+                [*self.unknown_functions.items()],
+            ),
             (
                 "Results that came out different",
                 ["call", "recorded", "computed", "where"],
@@ -333,6 +341,7 @@ class Tally:
         self.records = self.chains = self.already_there = 0
         self.calls = self.failed = self.unrecorded = 0
         self.kinds: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.models: dict[str, Counter[str]] = {}
         self.differences: list[Difference] = []
@@ -394,6 +403,8 @@ class Tally:
         if left := len(recorded.calls) - len(chain.steps):
             self.notes["calls after the chain's end, not run"] += max(0, left)
         for number, (said, step) in enumerate(zip(recorded.calls, chain.steps, strict=False), 1):
+            if said.name is not None and said.name not in self.functions:
+                self.unknown[said.name] += 1
             if said.result is None:
                 self.unrecorded += 1
                 continue
@@ -438,6 +449,7 @@ class Tally:
             looked_in=looked_in,
             calls=self.calls,
             failed=self.failed,
+            unknown_functions=dict(self.unknown.most_common()),
             exact=self.kinds["exact"],
             rounded=tuple(one for one in self.differences if one.kind == "rounded"),
             different=tuple(one for one in self.differences if one.kind == "different"),
