@@ -425,6 +425,24 @@ def test_what_cannot_be_imported_says_what_to_do(tmp_path: Path) -> None:
             list(read_log(openai_chat, log))
 
 
+def test_a_file_of_the_other_kind_is_named_with_the_command_for_it(
+    rightcall: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    chains, pairs = tmp_path / "chains.jsonl", tmp_path / "pairs.jsonl"
+    ChainStore(chains).append(mixed())
+    write_pairs(make_pairs(mixed()), pairs)
+    code, shown = rightcall("export", "pairs", chains, "--task", SUMS, "--out", tmp_path / "x.jsonl")
+    assert (code, "a chains file is no pairs file" in shown) == (2, True)
+    assert f"rightcall pairs make {chains}" in shown
+    assert f"rightcall export chains {chains}" in shown
+    code, shown = rightcall("export", "chains", pairs, "--task", SUMS, "--out", tmp_path / "x.jsonl")
+    assert (code, "a pairs file is no chains file" in shown) == (2, True)
+    assert f"rightcall export pairs {pairs}" in shown
+    code, shown = rightcall("pairs", "make", pairs, "--out", tmp_path / "x.jsonl")
+    assert (code, "a pairs file is no chains file" in shown) == (2, True)
+    assert not (tmp_path / "x.jsonl").exists()
+
+
 @pytest.mark.parametrize("form", ["trl", "parquet"])
 def test_an_export_of_pairs_is_not_taken_for_a_pairs_file(tmp_path: Path, form: str) -> None:
     pairs = pair_rows(make_pairs(mixed()), SumTask())

@@ -837,6 +837,42 @@ def test_parts_without_a_text_say_nothing(content: Any) -> None:
     assert made.final == "7"
 
 
+@pytest.mark.parametrize(
+    ("role", "part"),
+    [
+        ("assistant", {"type": "tool_use", "id": "c1", "name": "add", "input": {"a": 0, "b": 7}}),
+        ("assistant", {"type": "tool_use", "id": "c1", "name": "add", "input": {}, "text": None}),
+        ("user", {"type": "tool_result", "tool_use_id": "c1", "content": "7"}),
+        ("user", {"type": "input_audio", "input_audio": {"data": ""}}),
+        ("user", 7),
+    ],
+)
+def test_a_part_of_a_kind_that_is_not_read_is_named_with_its_line_and_a_remedy(
+    tmp_path: Path, role: str, part: Any
+) -> None:
+    turn = {"role": role, "content": [{"type": "text", "text": "So:"}, part]}
+    log = write_log(tmp_path / "log.jsonl", STOPPED, conversation(turn))
+    kind = part["type"] if isinstance(part, dict) else part
+    fault = rf"line 2.*turn 2 has a part of a kind that is not read: {kind!r}.*calls as tool_calls"
+    with pytest.raises(DataError, match=fault):
+        list(read_log(openai_chat, log))
+    assert isinstance(list(read_log(openai_chat, log, skip_bad=True))[1], Unreadable)
+
+
+def test_pictures_and_thoughts_beside_a_text_say_nothing() -> None:
+    kinds = ("image_url", "input_image", "image", "refusal", "thinking", "redacted_thinking")
+    content = [*({"type": kind} for kind in kinds), {"type": "output_text", "text": "7"}, None]
+    (made,) = openai_chat(conversation({"role": "assistant", "content": content}), PLACE)
+    assert made.final == "7"
+
+
+def test_a_list_that_a_tool_gave_is_its_result() -> None:
+    back = {"role": "tool", "tool_call_id": "c1", "content": [{"a": 1}, 2]}
+    assert results_of([called("add", "{}")], back) == ['[{"a": 1}, 2]']
+    back = {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "7"}]}
+    assert results_of([called("add", "{}")], back) == ["7"]
+
+
 def custom(name: str, text: str) -> dict[str, Any]:
     return {"id": "c1", "type": "custom", "custom": {"name": name, "input": text}}
 

@@ -30,7 +30,8 @@ from rightcall.importing.recorded import Place, Recorded, RecordedCall
 from rightcall.leaks import normalised
 from rightcall.tasks.math.answers import values
 
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_TOOLS = ("tool", "function")
+_ROLES = ("system", "developer", "user", "assistant", *_TOOLS)
 UNRUN = "turn with several calls of which only the first was run, the others left out"
 PARALLEL = "turn with several calls, made successive steps"
 SPOKEN = "last text taken as the answer"
@@ -97,20 +98,48 @@ def _check(messages: Any) -> None:
                     value=call.get("type"),
                     remedy="Write it as one of type function or custom, or skip such lines.",
                 )
+        if role not in _TOOLS:
+            _check_parts(number, message.get("content"))
+
+
+def _check_parts(number: int, content: Any) -> None:
+    for part in content if isinstance(content, list) else ():
+        if not _is_read(part):
+            raise DataError(
+                f"turn {number} has a part of a kind that is not read",
+                value=part.get("type") if isinstance(part, Mapping) else part,
+                remedy="Write calls as tool_calls, what came back as turns of role tool, and the rest"
+                " as texts, or skip such lines.",
+            )
 
 
 def _text(message: Mapping[str, Any]) -> str:
     """The words of a turn: a text, or parts of which some are texts."""
     content = message.get("content")
-    if isinstance(content, list):
+    if isinstance(content, list) and all(map(_is_read, content)):
         return "".join(map(_part, content))
-    if isinstance(content, Mapping):
+    if isinstance(content, (Mapping, list)):  # what a tool gave
         return json.dumps(content, ensure_ascii=False)
     return "" if content is None else str(content)
 
 
+def _is_read(part: Any) -> bool:
+    """Whether a part of a turn holds words, or is known to hold none."""
+    if not isinstance(part, Mapping):
+        return part is None or isinstance(part, str)
+    return part.get("type") in _PARTS or part.get("text") is not None
+
+
+_PARTS = (
+    "text", "input_text", "output_text", "refusal", "image_url", "input_image", "image",
+    "thinking", "redacted_thinking", "reasoning",
+)  # fmt: skip
+"""Kinds of parts; what is no text says nothing."""
+
+
 def _part(part: Any) -> str:
-    """The words of a part of a turn: pictures and refusals have none, and a text may be null."""
+    """The words of a part of a turn: pictures, thoughts and refusals have none, and a text may be
+    null."""
     text = part.get("text") if isinstance(part, Mapping) else part
     if isinstance(text, Mapping):  # with annotations beside it
         text = text.get("value")
@@ -270,7 +299,7 @@ def _turn(
     calls, words = _tool_calls(message), _text(message)
     if not calls:
         return [RecordedCall(reply=words, exact=exact, result=_result(after[0]) if after else None)]
-    results = _results(calls, [m for m in after if m["role"] in ("tool", "function")])
+    results = _results(calls, [m for m in after if m["role"] in _TOOLS])
     if len(calls) > 1:
         unrun = set(results[1:]) == {NOT_RUN}
         notes.append(UNRUN if unrun else PARALLEL)
