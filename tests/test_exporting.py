@@ -416,7 +416,7 @@ def test_what_cannot_be_imported_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and so on")
     for log, fault in (
         (pairs, "line 1.*preference pair, not a conversation. Chains are imported, and pairs made"),
-        (folder / "train.parquet", "line 1.*preference pair, not a conversation"),
+        (folder / "train.parquet", "train.parquet, record 1.*preference pair, not a conversation"),
         (folder, "the log is a folder.*Give the files in it: train.parquet"),
         (tmp_path / "packed.gz", "the log is no text.*unpack it"),
         (tmp_path / "cut.parquet", "a Parquet file that cannot be read.*It may be cut"),

@@ -453,6 +453,44 @@ def test_a_log_may_be_one_json_list(tmp_path: Path, before: str) -> None:
     assert [entry[0].line for entry in read_log(openai_chat, log)] == [1, 2]  # type: ignore[index]
 
 
+def test_a_place_in_a_json_list_is_a_record(tmp_path: Path) -> None:
+    log = tmp_path / "log.json"
+    log.write_text(json.dumps([STOPPED, {"text": 1}], indent=1), encoding="utf-8")
+    fault = r"log\.json, record 2, cannot be imported: a field.*Mend the record, or skip such records"
+    with pytest.raises(DataError, match=fault):
+        list(read_log(openai_chat, log))
+    found = list(read_log(openai_chat, log, skip_bad=True))
+    assert [str(one.place) for one in found if isinstance(one, Unreadable)] == ["log.json, record 2"]
+
+
+@pytest.mark.parametrize("before", ["", "\n ", "\ufeff"])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_json_object_over_several_lines_is_said_to_be_one(
+    tmp_path: Path, before: str, skip_bad: bool
+) -> None:
+    log = tmp_path / "log.json"
+    shown = json.dumps(STOPPED, indent=2)
+    for text, fault in (
+        (
+            shown,
+            "the log is one JSON object over several lines.*One object a line is read, or one JSON",
+        ),
+        (f"{shown}\n{shown}\n", r"JSON objects over several lines.*in \[ \]"),
+    ):
+        log.write_text(before + text, encoding="utf-8")
+        with pytest.raises(DataError, match=fault):
+            list(read_log(openai_chat, log, skip_bad=skip_bad))
+
+
+def test_a_cut_first_line_is_a_bad_line_alone(tmp_path: Path) -> None:
+    for after in ("", "]", json.dumps(STOPPED)):
+        log = write_log(tmp_path / "log.jsonl", '{"messages": [{"role":', after, STOPPED)
+        found = list(read_log(openai_chat, log, skip_bad=True))
+        assert isinstance(found[0], Unreadable)
+        assert "the line ends too early" in found[0].fault
+        assert not isinstance(found[-1], Unreadable)
+
+
 def test_an_importer_of_ones_own_is_one_file(tmp_path: Path, rightcall: Callable[..., str]) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(

@@ -18,7 +18,7 @@ import json
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TextIO
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticSerializationError
@@ -34,9 +34,11 @@ class Place(Frozen):
     file: str
     line: int
     """From 1; in a JSON list or a Parquet file, the number of the record."""
+    unit: Literal["line", "record"] = "line"
+    """Which of the two it is."""
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}"
+        return f"{self.file}, {self.unit} {self.line}"
 
 
 class RecordedCall(Frozen):
@@ -182,7 +184,8 @@ def read_log(
                 raise DataError(
                     f"{place}, cannot be imported: {error.fault}",
                     value=error.value,
-                    remedy=error.remedy or "Mend the line, or skip such lines and have them listed.",
+                    remedy=error.remedy
+                    or f"Mend the {place.unit}, or skip such {place.unit}s and have them listed.",
                 ) from error
             yield Unreadable(place=place, fault=str(error))
             continue
@@ -258,6 +261,8 @@ def _records(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
         if begins.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
             yield from _listed(path, file.read())
             return
+        _refuse_spread(path, file)
+        file.seek(0)
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield Place(file=path.name, line=number), line
@@ -276,7 +281,7 @@ def _rows(path: Path) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
         with pq.ParquetFile(path) as file:
             rows = (row for batch in file.iter_batches(_ROWS_AT_ONCE) for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
-                yield Place(file=path.name, line=number), row
+                yield Place(file=path.name, line=number, unit="record"), row
     except pa.ArrowException as error:
         raise DataError(
             "a Parquet file that cannot be read",
@@ -288,10 +293,39 @@ def _rows(path: Path) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
 _ROWS_AT_ONCE = 1000
 
 
+def _refuse_spread(path: Path, file: TextIO) -> None:
+    """Raises `DataError` if a log begins with a JSON object that goes over several lines."""
+    first = next((line for line in file if line.strip()), "")
+    second = next((line for line in file if line.strip()), "").lstrip()
+    if not first.lstrip().startswith("{") or not second or second.startswith("{") or _is_json(first):
+        return  # as a rule: the rest of a line is only looked at where it may belong to the first
+    file.seek(0)
+    text = file.read().lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return
+    whole = not text[end:].strip()
+    raise DataError(
+        "the log is one JSON object over several lines" if whole else "JSON objects over several lines",
+        value=str(path),
+        remedy="One object a line is read, or one JSON list: write each on a line of its own, or put"
+        " them in [ ], with commas between.",
+    )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _listed(path: Path, text: str) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
     try:
         records = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path} is no JSON list", value=str(error)) from error
     for number, record in enumerate(records, 1):
-        yield Place(file=path.name, line=number), record
+        yield Place(file=path.name, line=number, unit="record"), record
