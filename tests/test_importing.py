@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -1258,6 +1259,82 @@ def test_the_command_prints_tables_json_and_a_report_file(
     assert (report.chains, len(report.unreadable), report.already_there) == (2, 1, 0)
     again = json.loads(rightcall(*command, "--skip-bad", "--json"))
     assert again["already_there"] == 2
+
+
+@pytest.fixture
+def failing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[object, str, str]]:
+    """Runs the command line in this process: its exit code, and what it printed."""
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rightcall", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+OTHER = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]}
+
+
+@pytest.mark.parametrize(
+    ("records", "fault"),
+    [
+        ([OTHER] * 3, "no attempt in the log is at a problem of task sums: '3 in the log, among the"),
+        ([OTHER, {"messages": []}], "sums: '1 in the log"),
+        ([OTHER | {"problem_id": "train-0-0"}], "it is a log of other data"),
+        ([{"text": 1}], 'no record of the log is an attempt that can be read: "a field is missing'),
+    ],
+)
+def test_an_import_of_which_nothing_became_a_chain_fails_and_says_why(
+    failing: Callable[..., tuple[object, str, str]], tmp_path: Path, records: list[Any], fault: str
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", *records)
+    out, report = tmp_path / "chains.jsonl", tmp_path / "report.json"
+    command = ("import", "openai_chat", log, "--task", SUMS, "--count", 3, "--skip-bad", "--out", out)
+    code, shown, said = failing(*command, "--report", report, "--problems-out", tmp_path / "p.jsonl")
+    assert (code, "attempts in the log" in shown) == (1, True)
+    assert said.startswith("error: ")
+    assert fault in said
+    assert report.exists()
+    assert not out.exists()
+    assert not (tmp_path / "p.jsonl").exists()
+    code, shown, said = failing(*command, "--json")
+    assert (code, json.loads(shown)["chains"], fault in said) == (1, 0, True)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "[]", "\ufeff"])
+def test_an_empty_log_is_an_error(
+    failing: Callable[..., tuple[object, str, str]], tmp_path: Path, text: str
+) -> None:
+    log, full = tmp_path / "log.jsonl", write_log(tmp_path / "full.jsonl", STOPPED)
+    log.write_text(text, encoding="utf-8")
+    out = tmp_path / "chains.jsonl"
+    command = ("import", "openai_chat", log, "--task", SUMS, "--count", 3, "--out", out)
+    code, _, said = failing(*command)
+    assert (code, said.startswith("error: the log is empty: [")) == (2, True)
+    assert not out.exists()
+    assert failing(*command, full)[0] == 0  # another one is not
+
+
+def test_a_table_cuts_what_a_report_has_whole(rightcall: Callable[..., str], tmp_path: Path) -> None:
+    digits = "7" * 4000
+    call = called("add", f'{{"a": {digits}, "b": 0}}')
+    back = {"role": "tool", "tool_call_id": "c1", "content": "8"}
+    answer = {"role": "assistant", "content": "7"}
+    turns = {"role": "assistant", "tool_calls": [call]}, back, answer
+    log = write_log(tmp_path / "log.jsonl", conversation(*turns, gold=digits, model=digits))
+    out, file = tmp_path / "chains.jsonl", tmp_path / "report.json"
+    shown = rightcall(
+        "import", "openai_chat", log, "--task", SUMS, "--count", 3, "--out", out, "--report", file
+    )
+    longest = max(map(len, re.findall(r"7+", re.sub(r"\s", "", shown))))
+    assert 100 < longest <= 200
+    report = ImportReport.model_validate_json(file.read_text())
+    assert digits in report.different[0].reply
+    assert report.other_golds[0].recorded == digits
 
 
 def test_problems_that_a_log_gives_itself_are_written_beside_its_chains(

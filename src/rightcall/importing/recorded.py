@@ -174,9 +174,20 @@ def read_log(
     """What a log holds, in order: JSON lines, a file that is one JSON list, or a Parquet file.
 
     `model` names the model where the log does not. A record that cannot be read is a `DataError` that
-    names its place and fault, or is given as `Unreadable` if `skip_bad`; nothing of it is imported.
+    names its place and fault, or is given as `Unreadable` if `skip_bad`; nothing of it is imported. A
+    log without a record is a `DataError`, too.
     """
-    for place, text in _records(Path(path)):
+    yield from read_logs(importer, [path], model=model, skip_bad=skip_bad)
+
+
+def read_logs(
+    importer: Importer, paths: Iterable[str | Path], *, model: str | None = None, skip_bad: bool = False
+) -> Iterator[tuple[Place, Recorded] | Unreadable]:
+    """What several logs hold, one after the other; there must be a record in one of them."""
+    logs = [*map(Path, paths)]
+    empty = True
+    for place, text in (record for path in logs for record in _records(path)):
+        empty = False
         try:
             found = _read(importer, text, place)
         except DataError as error:
@@ -191,14 +202,12 @@ def read_log(
             continue
         for one in found:
             yield place, one if model is None else one.model_copy(update={"model": model})
-
-
-def read_logs(
-    importer: Importer, paths: Iterable[str | Path], *, model: str | None = None, skip_bad: bool = False
-) -> Iterator[tuple[Place, Recorded] | Unreadable]:
-    """What several logs hold, one after the other."""
-    for path in paths:
-        yield from read_log(importer, path, model=model, skip_bad=skip_bad)
+    if empty:
+        raise DataError(
+            "the log is empty",
+            value=[str(path) for path in logs],
+            remedy="Give a file with records: JSON lines, one JSON list, or Parquet.",
+        )
 
 
 def _read(importer: Importer, text: str | Mapping[str, JSON], place: Place) -> list[Recorded]:
