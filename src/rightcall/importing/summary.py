@@ -19,7 +19,7 @@ from rightcall.tasks.math.numbers import read_number
 
 SHOWN = 10
 """Of each list on the terminal; a report file has them all."""
-LONGEST = 200
+LONGEST = 120
 """Characters of a cell there: what a model wrote may be endless."""
 
 
