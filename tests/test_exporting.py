@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rightcall import cli
-from rightcall.chain import Chain, ChainStore, Outcome, Problem, StopReason
+from rightcall.chain import Chain, ChainStore, Judgement, Outcome, Problem, StopReason
 from rightcall.errors import ConfigError, DataError
 from rightcall.exporting import chain_rows, pair_rows, write
 from rightcall.functions import FunctionSet, Role, Stop, function
-from rightcall.importing import Place, import_chains, read_log
+from rightcall.importing import Place, Recorded, RecordedCall, import_chains, read_log
 from rightcall.importing.openai_chat import openai_chat
 from rightcall.models.scripted import Scripted
 from rightcall.native import Invocation, Said
@@ -235,6 +235,34 @@ def test_chains_that_did_not_stop_come_back_as_they_are(tmp_path: Path) -> None:
     assert {chain.stop_reason for chain in again} == {StopReason.RECORD_ENDED}
 
 
+class Silent(SumTask):
+    """Sums of which only the answer is judged."""
+
+    def judge(self, problem: Problem, chain: Chain) -> Judgement:
+        return Judgement()
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+@pytest.mark.parametrize("words", ["", "I add."])
+def test_the_way_out_and_back_keeps_how_the_process_was_judged(
+    tmp_path: Path, words: str, dialect: str
+) -> None:
+    task, place = Silent(), Place(file="log", line=1)
+    call = RecordedCall(reply=words, name="calculator", arguments={"text": "0+7"})
+    log = Recorded(problem_id="train-0-0", model="large", calls=(call,), final="7")
+    problems = task.problems("train", 1)
+    import_chains([(place, log)], task, problems, tmp_path / "c", dialect=dialect)
+    (doubted,) = ChainStore(tmp_path / "c")
+    assert doubted.judgement.process_correct is False
+    collected = doubted.model_copy(update={"judgement": Judgement()})
+    for chain, said in ((doubted, "wrong"), (collected, "")):
+        (row,) = chain_rows([chain], task)
+        assert row["process"] == said
+        (again,) = imported_again([chain], tmp_path, task)
+        assert essence(again) == essence(chain)
+        assert again.judgement == chain.judgement
+
+
 def test_arguments_are_those_that_were_given_and_no_others() -> None:
     (row,) = chain_rows([played("keep(None)", "gather('a')", 'stop("5")')], TASK)
     calls = [turn["tool_calls"][0]["function"] for turn in row["messages"] if "tool_calls" in turn]
@@ -388,13 +416,31 @@ def test_what_cannot_be_imported_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and so on")
     for log, fault in (
         (pairs, "line 1.*preference pair, not a conversation. Chains are imported, and pairs made"),
-        (folder / "train.parquet", "line 1.*preference pair, not a conversation"),
+        (folder / "train.parquet", "train.parquet, record 1.*preference pair, not a conversation"),
         (folder, "the log is a folder.*Give the files in it: train.parquet"),
         (tmp_path / "packed.gz", "the log is no text.*unpack it"),
         (tmp_path / "cut.parquet", "a Parquet file that cannot be read.*It may be cut"),
     ):
         with pytest.raises(DataError, match=fault):
             list(read_log(openai_chat, log))
+
+
+def test_a_file_of_the_other_kind_is_named_with_the_command_for_it(
+    rightcall: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    chains, pairs = tmp_path / "chains.jsonl", tmp_path / "pairs.jsonl"
+    ChainStore(chains).append(mixed())
+    write_pairs(make_pairs(mixed()), pairs)
+    code, shown = rightcall("export", "pairs", chains, "--task", SUMS, "--out", tmp_path / "x.jsonl")
+    assert (code, "a chains file is no pairs file" in shown) == (2, True)
+    assert f"rightcall pairs make {chains}" in shown
+    assert f"rightcall export chains {chains}" in shown
+    code, shown = rightcall("export", "chains", pairs, "--task", SUMS, "--out", tmp_path / "x.jsonl")
+    assert (code, "a pairs file is no chains file" in shown) == (2, True)
+    assert f"rightcall export pairs {pairs}" in shown
+    code, shown = rightcall("pairs", "make", pairs, "--out", tmp_path / "x.jsonl")
+    assert (code, "a pairs file is no chains file" in shown) == (2, True)
+    assert not (tmp_path / "x.jsonl").exists()
 
 
 @pytest.mark.parametrize("form", ["trl", "parquet"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -160,6 +161,69 @@ def test_a_recorded_result_is_compared_as_text_then_as_a_number(
     recorded: str, computed: str, kind: str
 ) -> None:
     assert same_result(recorded, computed) == kind
+
+
+class AnswersOnly(SumTask):
+    """Sums of which only the answer is judged."""
+
+    def judge(self, problem: Problem, chain: Chain) -> Judgement:
+        return Judgement(evidence=("Nothing is known.",))
+
+
+NOTHING_RAN = "None of its recorded calls could be executed."
+
+
+def answers_only(
+    entries: Sequence[Any], out: Path, dialect: str = "python"
+) -> tuple[ImportReport, list[Chain]]:
+    task = AnswersOnly()
+    problems = every_problem(task, ("train",), 10)
+    report = import_chains(entries, task, problems, out, dialect=dialect)
+    return report, sorted(ChainStore(out).latest(), key=lambda chain: chain.sample)
+
+
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_a_right_answer_beside_calls_of_which_none_ran_is_not_right_for_the_right_reason(
+    tmp_path: Path, dialect: str
+) -> None:
+    named = [
+        RecordedCall(name="calculator", arguments={"expression": "0 + 7"}, result="7"),
+        RecordedCall(reply="So:"),
+        RecordedCall(name="calculator", broken="0 + 7"),
+        RecordedCall(name="stop", arguments={"answer": "7"}),
+    ]
+    entries = [
+        (PLACE, Recorded(problem_id="train-0-0", calls=tuple(named), as_given=as_given))
+        for as_given in (False, True)
+    ]
+    entries += [
+        attempt("calculator('0 + 7')", 'stop("7")', model="recorded"),
+        attempt("calculator(0 + 7)", model="recorded", final="7"),
+        attempt("ad(0, 7)", "add(0, 7)", model="recorded", final="7"),
+        attempt("Let me (think).", model="recorded", final="7"),
+        attempt('stop("7")', model="recorded"),
+        attempt(model="recorded", final="7"),
+    ]
+    report, chains = answers_only(entries, tmp_path / "c.jsonl", dialect)
+    assert {chain.outcome for chain in chains} == {Outcome.CORRECT}
+    judged = [chain.judgement.process_correct for chain in chains]
+    assert judged == [False, None, False, False, None, None, None, None]
+    assert chains[0].judgement.evidence == ("Nothing is known.", NOTHING_RAN)
+    assert chains[1].judgement.evidence == ("Nothing is known.",)
+    assert report.models["recorded"].right_reason == 5
+    assert report.unknown_functions == {"calculator": 6, "ad": 1}
+    before = (tmp_path / "c.jsonl").read_bytes()
+    again, _ = answers_only(entries, tmp_path / "c.jsonl", dialect)
+    assert again.model_copy(update={"already_there": 0}) == report
+    assert (tmp_path / "c.jsonl").read_bytes() == before
+    shown = next(one for one in report.tables() if one.title.startswith("Functions that the task"))
+    assert "an importer of your own renames them (docs/your-logs.md)" in shown.title
+    assert list(shown.rows) == [("calculator", 6), ("ad", 1)]
+
+
+def test_a_task_that_judges_the_process_has_the_last_word(tmp_path: Path) -> None:
+    _, (chain,) = imported([attempt("ad(0, 7)", 'stop("7")')], tmp_path / "c.jsonl")
+    assert NOTHING_RAN not in chain.judgement.evidence
 
 
 # --- which problem, which attempt ---------------------------------------------------------------
@@ -388,6 +452,44 @@ def test_a_log_may_be_one_json_list(tmp_path: Path, before: str) -> None:
     log = tmp_path / "log.json"
     log.write_text(before + json.dumps([STOPPED, STOPPED]), encoding="utf-8")
     assert [entry[0].line for entry in read_log(openai_chat, log)] == [1, 2]  # type: ignore[index]
+
+
+def test_a_place_in_a_json_list_is_a_record(tmp_path: Path) -> None:
+    log = tmp_path / "log.json"
+    log.write_text(json.dumps([STOPPED, {"text": 1}], indent=1), encoding="utf-8")
+    fault = r"log\.json, record 2, cannot be imported: a field.*Mend the record, or skip such records"
+    with pytest.raises(DataError, match=fault):
+        list(read_log(openai_chat, log))
+    found = list(read_log(openai_chat, log, skip_bad=True))
+    assert [str(one.place) for one in found if isinstance(one, Unreadable)] == ["log.json, record 2"]
+
+
+@pytest.mark.parametrize("before", ["", "\n ", "\ufeff"])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_json_object_over_several_lines_is_said_to_be_one(
+    tmp_path: Path, before: str, skip_bad: bool
+) -> None:
+    log = tmp_path / "log.json"
+    shown = json.dumps(STOPPED, indent=2)
+    for text, fault in (
+        (
+            shown,
+            "the log is one JSON object over several lines.*One object a line is read, or one JSON",
+        ),
+        (f"{shown}\n{shown}\n", r"JSON objects over several lines.*in \[ \]"),
+    ):
+        log.write_text(before + text, encoding="utf-8")
+        with pytest.raises(DataError, match=fault):
+            list(read_log(openai_chat, log, skip_bad=skip_bad))
+
+
+def test_a_cut_first_line_is_a_bad_line_alone(tmp_path: Path) -> None:
+    for after in ("", "]", json.dumps(STOPPED)):
+        log = write_log(tmp_path / "log.jsonl", '{"messages": [{"role":', after, STOPPED)
+        found = list(read_log(openai_chat, log, skip_bad=True))
+        assert isinstance(found[0], Unreadable)
+        assert "the line ends too early" in found[0].fault
+        assert not isinstance(found[-1], Unreadable)
 
 
 def test_an_importer_of_ones_own_is_one_file(tmp_path: Path, rightcall: Callable[..., str]) -> None:
@@ -774,6 +876,42 @@ def test_parts_without_a_text_say_nothing(content: Any) -> None:
     assert made.final == "7"
 
 
+@pytest.mark.parametrize(
+    ("role", "part"),
+    [
+        ("assistant", {"type": "tool_use", "id": "c1", "name": "add", "input": {"a": 0, "b": 7}}),
+        ("assistant", {"type": "tool_use", "id": "c1", "name": "add", "input": {}, "text": None}),
+        ("user", {"type": "tool_result", "tool_use_id": "c1", "content": "7"}),
+        ("user", {"type": "input_audio", "input_audio": {"data": ""}}),
+        ("user", 7),
+    ],
+)
+def test_a_part_of_a_kind_that_is_not_read_is_named_with_its_line_and_a_remedy(
+    tmp_path: Path, role: str, part: Any
+) -> None:
+    turn = {"role": role, "content": [{"type": "text", "text": "So:"}, part]}
+    log = write_log(tmp_path / "log.jsonl", STOPPED, conversation(turn))
+    kind = part["type"] if isinstance(part, dict) else part
+    fault = rf"line 2.*turn 2 has a part of a kind that is not read: {kind!r}.*calls as tool_calls"
+    with pytest.raises(DataError, match=fault):
+        list(read_log(openai_chat, log))
+    assert isinstance(list(read_log(openai_chat, log, skip_bad=True))[1], Unreadable)
+
+
+def test_pictures_and_thoughts_beside_a_text_say_nothing() -> None:
+    kinds = ("image_url", "input_image", "image", "refusal", "thinking", "redacted_thinking")
+    content = [*({"type": kind} for kind in kinds), {"type": "output_text", "text": "7"}, None]
+    (made,) = openai_chat(conversation({"role": "assistant", "content": content}), PLACE)
+    assert made.final == "7"
+
+
+def test_a_list_that_a_tool_gave_is_its_result() -> None:
+    back = {"role": "tool", "tool_call_id": "c1", "content": [{"a": 1}, 2]}
+    assert results_of([called("add", "{}")], back) == ['[{"a": 1}, 2]']
+    back = {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "7"}]}
+    assert results_of([called("add", "{}")], back) == ["7"]
+
+
 def custom(name: str, text: str) -> dict[str, Any]:
     return {"id": "c1", "type": "custom", "custom": {"name": name, "input": text}}
 
@@ -1121,6 +1259,82 @@ def test_the_command_prints_tables_json_and_a_report_file(
     assert (report.chains, len(report.unreadable), report.already_there) == (2, 1, 0)
     again = json.loads(rightcall(*command, "--skip-bad", "--json"))
     assert again["already_there"] == 2
+
+
+@pytest.fixture
+def failing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[object, str, str]]:
+    """Runs the command line in this process: its exit code, and what it printed."""
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rightcall", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+OTHER = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]}
+
+
+@pytest.mark.parametrize(
+    ("records", "fault"),
+    [
+        ([OTHER] * 3, "no attempt in the log is at a problem of task sums: '3 in the log, among the"),
+        ([OTHER, {"messages": []}], "sums: '1 in the log"),
+        ([OTHER | {"problem_id": "train-0-0"}], "it is a log of other data"),
+        ([{"text": 1}], 'no record of the log is an attempt that can be read: "a field is missing'),
+    ],
+)
+def test_an_import_of_which_nothing_became_a_chain_fails_and_says_why(
+    failing: Callable[..., tuple[object, str, str]], tmp_path: Path, records: list[Any], fault: str
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", *records)
+    out, report = tmp_path / "chains.jsonl", tmp_path / "report.json"
+    command = ("import", "openai_chat", log, "--task", SUMS, "--count", 3, "--skip-bad", "--out", out)
+    code, shown, said = failing(*command, "--report", report, "--problems-out", tmp_path / "p.jsonl")
+    assert (code, "attempts in the log" in shown) == (1, True)
+    assert said.startswith("error: ")
+    assert fault in said
+    assert report.exists()
+    assert not out.exists()
+    assert not (tmp_path / "p.jsonl").exists()
+    code, shown, said = failing(*command, "--json")
+    assert (code, json.loads(shown)["chains"], fault in said) == (1, 0, True)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "[]", "\ufeff"])
+def test_an_empty_log_is_an_error(
+    failing: Callable[..., tuple[object, str, str]], tmp_path: Path, text: str
+) -> None:
+    log, full = tmp_path / "log.jsonl", write_log(tmp_path / "full.jsonl", STOPPED)
+    log.write_text(text, encoding="utf-8")
+    out = tmp_path / "chains.jsonl"
+    command = ("import", "openai_chat", log, "--task", SUMS, "--count", 3, "--out", out)
+    code, _, said = failing(*command)
+    assert (code, said.startswith("error: the log is empty: [")) == (2, True)
+    assert not out.exists()
+    assert failing(*command, full)[0] == 0  # another one is not
+
+
+def test_a_table_cuts_what_a_report_has_whole(rightcall: Callable[..., str], tmp_path: Path) -> None:
+    digits = "7" * 4000
+    call = called("add", f'{{"a": {digits}, "b": 0}}')
+    back = {"role": "tool", "tool_call_id": "c1", "content": "8"}
+    answer = {"role": "assistant", "content": "7"}
+    turns = {"role": "assistant", "tool_calls": [call]}, back, answer
+    log = write_log(tmp_path / "log.jsonl", conversation(*turns, gold=digits, model=digits))
+    out, file = tmp_path / "chains.jsonl", tmp_path / "report.json"
+    shown = rightcall(
+        "import", "openai_chat", log, "--task", SUMS, "--count", 3, "--out", out, "--report", file
+    )
+    longest = max(map(len, re.findall(r"7+", re.sub(r"\s", "", shown))))
+    assert 100 < longest <= 120
+    report = ImportReport.model_validate_json(file.read_text())
+    assert digits in report.different[0].reply
+    assert report.other_golds[0].recorded == digits
 
 
 def test_problems_that_a_log_gives_itself_are_written_beside_its_chains(

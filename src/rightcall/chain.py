@@ -351,11 +351,7 @@ class ChainStore:
         try:
             return model.model_validate_json(line)
         except ValidationError as error:
-            raise DataError(
-                f"{self.path}, line {number}, is not a chain",
-                value=first_fault(error),
-                remedy="Give a file that collect or import wrote, or delete that line and redo it.",
-            ) from error
+            raise no_chain(self.path, number, line, error) from error
 
     def _opened(self) -> BinaryIO:
         try:
@@ -469,6 +465,26 @@ class ByProblem:
     def _read(self, place: int) -> Chain:
         self._file.seek(place)
         return Chain.model_validate_json(self._file.readline())
+
+
+def no_chain(path: Path | None, number: int, line: bytes, error: ValidationError) -> DataError:
+    """What is wrong with a line that is no chain."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if isinstance(row, dict) and {"prompt", "chosen", "rejected"} <= row.keys():
+        return DataError(
+            "a pairs file is no chains file",
+            value=str(path),
+            remedy="Give the chains that the pairs were made of, or export the pairs"
+            f" (rightcall export pairs {path}).",
+        )
+    return DataError(
+        f"{path}, line {number}, is not a chain",
+        value=first_fault(error),
+        remedy="Give a file that collect or import wrote, or delete that line and redo it.",
+    )
 
 
 def _drop_cut_line(file: Any) -> None:

@@ -525,7 +525,7 @@ def import_(
         )
     if problems_out is None and made.own_problems:
         problems_out = out.with_suffix(".problems.jsonl")
-    if problems_out is not None:
+    if problems_out is not None and used:
         lines = (f"{problem.model_dump_json()}\n" for problem in used.values())
         write_whole(problems_out, "".join(lines))
     if classical is not None:
@@ -535,9 +535,12 @@ def import_(
         write_whole(report_file, text + "\n")
     if as_json:
         print(text)
-        return
-    for shown in [*made.tables(), *([classical.table()] if classical else [])]:
-        terminal.out().print(terminal.table(*shown))
+    else:
+        for shown in [*made.tables(), *([classical.table()] if classical else [])]:
+            terminal.out().print(terminal.table(*shown))
+    if (error := made.nothing()) is not None:
+        print(f"error: {terminal.printable(str(error))}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 Form = Annotated[str, typer.Option("--as", help="openai, trl or parquet.")]

@@ -212,11 +212,16 @@ def _chain_row(chain: Chain, native: Native) -> Row:
         "answer": chain.answer or "",
         "outcome": chain.outcome.value,
         "right_for_the_right_reason": chain.right_for_the_right_reason,
+        "process": _PROCESS[chain.judgement.process_correct],
         "dialect": chain.dialect,
         "replies": [
             _untold(step.reply, turn, functions) for step, turn in zip(steps, said, strict=True)
         ],
     }
+
+
+_PROCESS = {True: "right", False: "wrong", None: ""}
+"""How a chain's process was judged, in a row; nothing where the task could not tell."""
 
 
 def _untold(reply: str, turn: Turn, functions: FunctionSet | None) -> str:

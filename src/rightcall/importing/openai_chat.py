@@ -6,13 +6,14 @@
                   {"role": "tool", "tool_call_id": "c1", "content": "5"},
                   {"role": "assistant", "content": "The answer is 5."}],
      "problem_id": ..., "question": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...,
-     "replies": ..., "dialect": ...}
+     "replies": ..., "dialect": ..., "process": ...}
 
 All but `messages` may be missing. The problem is the `question`, or else what the user said: before the
 first reply, or later if that is a problem's question (examples may come first). Calls of one turn
 become successive steps; in a last text without a call stands the answer. What `rightcall.exporting`
 writes is read back to the same replies: `replies` are the model's own texts, one for each of its turns,
-empty where the messages tell it, and `dialect` says that names and nulls are the model's own.
+empty where the messages tell it, `dialect` says that names and nulls are the model's own, and `process`
+how that was judged.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from rightcall.importing.recorded import Place, Recorded, RecordedCall
 from rightcall.leaks import normalised
 from rightcall.tasks.math.answers import values
 
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_TOOLS = ("tool", "function")
+_ROLES = ("system", "developer", "user", "assistant", *_TOOLS)
 UNRUN = "turn with several calls of which only the first was run, the others left out"
 PARALLEL = "turn with several calls, made successive steps"
 SPOKEN = "last text taken as the answer"
@@ -66,6 +68,7 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
         sample=record.get("sample"),
         calls=tuple(calls),
         as_given=record.get("dialect") in list(DIALECTS),
+        process_wrong=record.get("process") == "wrong",
         final=final,
         correct=record.get("correct"),
         notes=tuple(notes),
@@ -95,20 +98,48 @@ def _check(messages: Any) -> None:
                     value=call.get("type"),
                     remedy="Write it as one of type function or custom, or skip such lines.",
                 )
+        if role not in _TOOLS:
+            _check_parts(number, message.get("content"))
+
+
+def _check_parts(number: int, content: Any) -> None:
+    for part in content if isinstance(content, list) else ():
+        if not _is_read(part):
+            raise DataError(
+                f"turn {number} has a part of a kind that is not read",
+                value=part.get("type") if isinstance(part, Mapping) else part,
+                remedy="Write calls as tool_calls, what came back as turns of role tool, and the rest"
+                " as texts, or skip such lines.",
+            )
 
 
 def _text(message: Mapping[str, Any]) -> str:
     """The words of a turn: a text, or parts of which some are texts."""
     content = message.get("content")
-    if isinstance(content, list):
+    if isinstance(content, list) and all(map(_is_read, content)):
         return "".join(map(_part, content))
-    if isinstance(content, Mapping):
+    if isinstance(content, (Mapping, list)):  # what a tool gave
         return json.dumps(content, ensure_ascii=False)
     return "" if content is None else str(content)
 
 
+def _is_read(part: Any) -> bool:
+    """Whether a part of a turn holds words, or is known to hold none."""
+    if not isinstance(part, Mapping):
+        return part is None or isinstance(part, str)
+    return part.get("type") in _PARTS or part.get("text") is not None
+
+
+_PARTS = (
+    "text", "input_text", "output_text", "refusal", "image_url", "input_image", "image",
+    "thinking", "redacted_thinking", "reasoning",
+)  # fmt: skip
+"""Kinds of parts; what is no text says nothing."""
+
+
 def _part(part: Any) -> str:
-    """The words of a part of a turn: pictures and refusals have none, and a text may be null."""
+    """The words of a part of a turn: pictures, thoughts and refusals have none, and a text may be
+    null."""
     text = part.get("text") if isinstance(part, Mapping) else part
     if isinstance(text, Mapping):  # with annotations beside it
         text = text.get("value")
@@ -268,7 +299,7 @@ def _turn(
     calls, words = _tool_calls(message), _text(message)
     if not calls:
         return [RecordedCall(reply=words, exact=exact, result=_result(after[0]) if after else None)]
-    results = _results(calls, [m for m in after if m["role"] in ("tool", "function")])
+    results = _results(calls, [m for m in after if m["role"] in _TOOLS])
     if len(calls) > 1:
         unrun = set(results[1:]) == {NOT_RUN}
         notes.append(UNRUN if unrun else PARALLEL)

@@ -18,7 +18,7 @@ import json
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TextIO
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticSerializationError
@@ -34,9 +34,11 @@ class Place(Frozen):
     file: str
     line: int
     """From 1; in a JSON list or a Parquet file, the number of the record."""
+    unit: Literal["line", "record"] = "line"
+    """Which of the two it is."""
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}"
+        return f"{self.file}, {self.unit} {self.line}"
 
 
 class RecordedCall(Frozen):
@@ -73,6 +75,9 @@ class Recorded(Frozen):
     """Whether names and nulls in the calls are the model's own. If not, a namespace before a function's
     name is left out (`functions.add`), and a null for a parameter that has a default and takes no null
     is read as not given: OpenAI's strict mode wants every parameter named."""
+    process_wrong: bool = False
+    """Of a chain that we exported ourselves: its process was judged wrong. Believed only where the task
+    says nothing of the process and no call runs."""
     later: tuple[tuple[int, str], ...] = ()
     """What the user said after the first reply, with the number of calls before it. If one of these is
     a problem's question, the attempt is at the last such problem and begins there."""
@@ -169,9 +174,20 @@ def read_log(
     """What a log holds, in order: JSON lines, a file that is one JSON list, or a Parquet file.
 
     `model` names the model where the log does not. A record that cannot be read is a `DataError` that
-    names its place and fault, or is given as `Unreadable` if `skip_bad`; nothing of it is imported.
+    names its place and fault, or is given as `Unreadable` if `skip_bad`; nothing of it is imported. A
+    log without a record is a `DataError`, too.
     """
-    for place, text in _records(Path(path)):
+    yield from read_logs(importer, [path], model=model, skip_bad=skip_bad)
+
+
+def read_logs(
+    importer: Importer, paths: Iterable[str | Path], *, model: str | None = None, skip_bad: bool = False
+) -> Iterator[tuple[Place, Recorded] | Unreadable]:
+    """What several logs hold, one after the other; there must be a record in one of them."""
+    logs = [*map(Path, paths)]
+    empty = True
+    for place, text in (record for path in logs for record in _records(path)):
+        empty = False
         try:
             found = _read(importer, text, place)
         except DataError as error:
@@ -179,20 +195,19 @@ def read_log(
                 raise DataError(
                     f"{place}, cannot be imported: {error.fault}",
                     value=error.value,
-                    remedy=error.remedy or "Mend the line, or skip such lines and have them listed.",
+                    remedy=error.remedy
+                    or f"Mend the {place.unit}, or skip such {place.unit}s and have them listed.",
                 ) from error
             yield Unreadable(place=place, fault=str(error))
             continue
         for one in found:
             yield place, one if model is None else one.model_copy(update={"model": model})
-
-
-def read_logs(
-    importer: Importer, paths: Iterable[str | Path], *, model: str | None = None, skip_bad: bool = False
-) -> Iterator[tuple[Place, Recorded] | Unreadable]:
-    """What several logs hold, one after the other."""
-    for path in paths:
-        yield from read_log(importer, path, model=model, skip_bad=skip_bad)
+    if empty:
+        raise DataError(
+            "the log is empty",
+            value=[str(path) for path in logs],
+            remedy="Give a file with records: JSON lines, one JSON list, or Parquet.",
+        )
 
 
 def _read(importer: Importer, text: str | Mapping[str, JSON], place: Place) -> list[Recorded]:
@@ -255,6 +270,8 @@ def _records(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
         if begins.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
             yield from _listed(path, file.read())
             return
+        _refuse_spread(path, file)
+        file.seek(0)
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield Place(file=path.name, line=number), line
@@ -273,7 +290,7 @@ def _rows(path: Path) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
         with pq.ParquetFile(path) as file:
             rows = (row for batch in file.iter_batches(_ROWS_AT_ONCE) for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
-                yield Place(file=path.name, line=number), row
+                yield Place(file=path.name, line=number, unit="record"), row
     except pa.ArrowException as error:
         raise DataError(
             "a Parquet file that cannot be read",
@@ -285,10 +302,39 @@ def _rows(path: Path) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
 _ROWS_AT_ONCE = 1000
 
 
+def _refuse_spread(path: Path, file: TextIO) -> None:
+    """Raises `DataError` if a log begins with a JSON object that goes over several lines."""
+    first = next((line for line in file if line.strip()), "")
+    second = next((line for line in file if line.strip()), "").lstrip()
+    if not first.lstrip().startswith("{") or not second or second.startswith("{") or _is_json(first):
+        return  # as a rule: the rest of a line is only looked at where it may belong to the first
+    file.seek(0)
+    text = file.read().lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return
+    whole = not text[end:].strip()
+    raise DataError(
+        "the log is one JSON object over several lines" if whole else "JSON objects over several lines",
+        value=str(path),
+        remedy="One object a line is read, or one JSON list: write each on a line of its own, or put"
+        " them in [ ], with commas between.",
+    )
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _listed(path: Path, text: str) -> Iterator[tuple[Place, Mapping[str, JSON]]]:
     try:
         records = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path} is no JSON list", value=str(error)) from error
     for number, record in enumerate(records, 1):
-        yield Place(file=path.name, line=number), record
+        yield Place(file=path.name, line=number, unit="record"), record

@@ -14,9 +14,10 @@ from typing import get_type_hints
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
+from rightcall.importing.doubt import doubted
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.importing.spelling import in_replies
-from rightcall.importing.summary import ImportReport, Tally, Unplaced
+from rightcall.importing.summary import MANY, ImportReport, Tally, Unplaced
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
 from rightcall.models.scripted import Replay, in_its_dialect
@@ -54,8 +55,8 @@ def import_chains(
     task has none such; one that the task cannot judge is a `DataError`, or listed as unreadable if
     `skip_bad`. Called again, it keeps what is there and ends with the same set and the
     same report. `on_chain` is called with every attempt's problem and chain, new or not, in the log's
-    order. Raises `DataError` where the log contradicts itself or what was imported from it before; no
-    empty file is left then.
+    order. Raises `DataError` where the log contradicts itself or what was imported from it before. No
+    empty file is left.
     """
     chosen = task.function_set(functions)
     made = _Import(
@@ -73,10 +74,9 @@ def import_chains(
                 there.put(chain)
         try:
             store.append(made.chains(recorded, there))
-        except BaseException:
+        finally:
             if new and store.path.is_file() and not store.path.stat().st_size:
                 store.path.unlink()
-            raise
     return made.tally.report(looked_in)
 
 
@@ -167,7 +167,6 @@ class _Found:
 
 _SHOWN = 2000
 OTHER = "id known, question differs"
-MANY = "several turns of the user: the field `question` must say which is the problem"
 
 
 def _readings(recorded: Recorded) -> list[Recorded]:
@@ -250,7 +249,8 @@ class _Import:
     def _played(self, attempts: Iterable[_Attempt]) -> Iterator[Chain]:
         records = {one.key: one.recorded for one in attempts}
         player = _Replay(next(iter(records.values())).model, records, self._stop)
-        return rollouts(self.setting, player, [one.job for one in attempts])
+        for chain in rollouts(self.setting, player, [one.job for one in attempts]):
+            yield doubted(chain, records[chain.key], self.setting.functions)
 
     def _alone(self, one: _Attempt) -> list[Chain]:
         """The chain of an attempt, none if its problem is the log's own and cannot be judged."""

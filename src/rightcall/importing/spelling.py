@@ -17,7 +17,7 @@ from rightcall.errors import CallError, FailureKind
 from rightcall.functions import Function, FunctionSet, parse_calls
 from rightcall.importing.recorded import Recorded, RecordedCall
 from rightcall.native import Invocation, Said, from_server, read, unreadable
-from rightcall.tool_calls import named_arguments, named_text, read_call, spoken
+from rightcall.tool_calls import is_bare, named_arguments, named_text, read_call, spoken
 
 LEFT_OUT = "words beside a call left out: they would be read as another call"
 NULL = "null for an argument that has a default, read as not given"
@@ -26,8 +26,8 @@ FREE_FORM = "text given to a custom tool, taken as its function's only argument"
 
 
 def in_replies(recorded: Recorded, functions: FunctionSet, dialect: str) -> Recorded:
-    """The attempt with every call as the reply that makes it, in a dialect; what had to be decided is
-    noted."""
+    """The attempt with every call as the reply that makes it, in a dialect, and with its name, which
+    only turns without a call do not have; what had to be decided is noted."""
     notes = list(recorded.notes)
     spelled = _native if dialect == "native" else _python
     calls = []
@@ -35,8 +35,17 @@ def in_replies(recorded: Recorded, functions: FunctionSet, dialect: str) -> Reco
         if call.name is not None:
             call = _named(call, functions, recorded.as_given, notes)
         reply = spelled(call, functions, notes)
-        calls.append(RecordedCall(reply=reply, result=call.result))
+        name = _bare_name(call.reply, functions) if call.name is None else call.name
+        calls.append(RecordedCall(reply=reply, name=name, result=call.result))
     return recorded.model_copy(update={"calls": tuple(calls), "notes": tuple(notes)})
+
+
+def _bare_name(reply: str, functions: FunctionSet) -> str | None:
+    """The name of the call that a reply is; None if it is something else."""
+    if not is_bare(reply):
+        return None
+    made = read_call(reply, functions)
+    return reply.strip().partition("(")[0].strip() if made is None else made.name
 
 
 # --- the function and its arguments ---------------------------------------------------------------

@@ -12,14 +12,15 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from rightcall.chain import JSON, Chain, Frozen, Outcome
+from rightcall.errors import DataError
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.numbers import read_number
 
 SHOWN = 10
 """Of each list on the terminal; a report file has them all."""
-_BRIEFLY = 80
-"""Characters there of a text that could not be read: it may be endless."""
+LONGEST = 120
+"""Characters of a cell there: what a model wrote may be endless."""
 
 
 class Table(NamedTuple):
@@ -128,6 +129,8 @@ class ImportReport(Frozen):
     """Re-executed."""
     failed: int
     """Calls that gave an error."""
+    unknown_functions: dict[str, int] = Field(default_factory=dict)
+    """Name → calls, of functions that the task does not have."""
     exact: int
     """The recorded result came out again, as text or as a number."""
     rounded: tuple[Difference, ...]
@@ -146,8 +149,40 @@ class ImportReport(Frozen):
     """Model → what the prover says of its formulas → chains, where that was asked for."""
 
     def tables(self) -> list[Table]:
-        """What to show of it, the longest lists cut."""
-        return [self._counts(), self._by_model(), *self._lists()]
+        """What to show of it, the longest lists and texts cut."""
+        made = [self._counts(), self._by_model(), *self._lists()]
+        return [
+            Table(title, columns, [tuple(map(_cell, row)) for row in rows])
+            for title, columns, rows in made
+        ]
+
+    def nothing(self) -> DataError | None:
+        """If there is no chain: why, as far as can be said."""
+        if self.chains:
+            return None
+        if not self.records:
+            return DataError(
+                "no record of the log is an attempt that can be read",
+                value=_cell(self.unreadable[0].fault.rstrip(".")) if self.unreadable else None,
+                remedy="It may be a log for another importer.",
+            )
+        known = sum(bool(one.known) for one in self.without_problem)
+        several = sum(one.why == MANY for one in self.without_problem)
+        remedy = (
+            "The task or its data may be others than the log's. More problems: --split, --count,"
+            " --problems FILE, or --own-problems for records that have a gold answer."
+        )
+        if known == len(self.without_problem):
+            remedy = "The ids are known, but ask other questions: it is a log of other data."
+        elif several == len(self.without_problem):
+            remedy = (
+                "In all the user speaks several times: the field `question` must say which is meant."
+            )
+        return DataError(
+            f"no attempt in the log is at a problem of task {self.task}",
+            value=", ".join(filter(None, [f"{self.records} in the log", self.looked_in])),
+            remedy=remedy,
+        )
 
     def _counts(self) -> Table:
         compared = self.exact + len(self.rounded) + len(self.different)
@@ -189,6 +224,12 @@ class ImportReport(Frozen):
     def _lists(self) -> list[Table]:
         lists: list[tuple[str, list[str], Sequence[tuple[object, ...]]]] = [
             (
+                "Functions that the task does not have; an importer of your own renames them"
+                " (docs/your-logs.md)",
+                ["function", "calls"],
+                [*self.unknown_functions.items()],
+            ),
+            (
                 "Results that came out different",
                 ["call", "recorded", "computed", "where"],
                 [(d.reply, d.recorded, d.computed, d.place) for d in self.different],
@@ -219,7 +260,7 @@ class ImportReport(Frozen):
             (
                 "Could not be read, and left out",
                 ["text", "model", "problem", "where"],
-                [(u.text[:_BRIEFLY], u.model, u.problem_id, u.place) for u in self.unread],
+                [(u.text, u.model, u.problem_id, u.place) for u in self.unread],
             ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
             ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
@@ -231,6 +272,13 @@ class ImportReport(Frozen):
         ]
 
 
+def _cell(value: object) -> object:
+    """What a table shows of a value."""
+    if not isinstance(value, str) or len(value) <= LONGEST:
+        return value
+    return f"{value[:LONGEST]}… ({len(value)} characters)"
+
+
 def _first(count: int) -> str:
     return str(count) if count <= SHOWN else f"the first {SHOWN} of {count}"
 
@@ -240,6 +288,7 @@ def share(count: int, total: int) -> str:
     return f"{count / total:.1%}" if total else "-"
 
 
+MANY = "several turns of the user: the field `question` must say which is the problem"
 AFTER_STOP = "last text after a stop left out"
 UNREAD = "last text that cannot be read as an answer, wrong for that"
 
@@ -333,6 +382,7 @@ class Tally:
         self.records = self.chains = self.already_there = 0
         self.calls = self.failed = self.unrecorded = 0
         self.kinds: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.models: dict[str, Counter[str]] = {}
         self.differences: list[Difference] = []
@@ -394,6 +444,8 @@ class Tally:
         if left := len(recorded.calls) - len(chain.steps):
             self.notes["calls after the chain's end, not run"] += max(0, left)
         for number, (said, step) in enumerate(zip(recorded.calls, chain.steps, strict=False), 1):
+            if said.name is not None and said.name not in self.functions:
+                self.unknown[said.name] += 1
             if said.result is None:
                 self.unrecorded += 1
                 continue
@@ -438,6 +490,7 @@ class Tally:
             looked_in=looked_in,
             calls=self.calls,
             failed=self.failed,
+            unknown_functions=dict(self.unknown.most_common()),
             exact=self.kinds["exact"],
             rounded=tuple(one for one in self.differences if one.kind == "rounded"),
             different=tuple(one for one in self.differences if one.kind == "different"),

@@ -65,27 +65,38 @@ def _written(pairs: Iterable[PreferencePair], file: TextIO) -> Iterator[Preferen
 
 def read_pairs(path: str | os.PathLike[str]) -> Iterator[PreferencePair]:
     """The pairs of a file, one at a time. Raises `DataError` at a line that is not a pair, or if the
-    file is an export of pairs."""
+    file is one of chains or an export of pairs."""
     source = Path(path)
     if not source.is_file():
         raise DataError("there is no pairs file", value=str(source), remedy="Make pairs first.")
-    if _exported(source):
-        raise DataError(
-            "an export of pairs is no pairs file",
-            value=str(source),
-            remedy="Give the file that was exported: an export is for other programs.",
-        )
+    fault, remedy = _other(source)
+    if fault:
+        raise DataError(fault, value=str(source), remedy=remedy)
     yield from read_lines(source, PreferencePair)
 
 
-def _exported(source: Path) -> bool:
-    """Whether a file is of the form that TRL takes, or Parquet."""
+def _other(source: Path) -> tuple[str, str]:
+    """What a file is by its first line, and what to do, if it is known to be no pairs file."""
     with source.open("rb") as file:
         line = file.readline()
     if line.startswith(b"PAR1"):
-        return True
+        return _EXPORT
     try:
         row = json.loads(line)
     except ValueError:
-        return False
-    return isinstance(row, dict) and "tools" in row and "chosen" in row
+        return "", ""
+    if not isinstance(row, dict):
+        return "", ""
+    if "steps" in row and "outcome" in row:
+        return (
+            "a chains file is no pairs file",
+            f"Make pairs of it (rightcall pairs make {source} --out pairs.jsonl), or export its chains"
+            f" (rightcall export chains {source}).",
+        )
+    return _EXPORT if "tools" in row and "chosen" in row else ("", "")
+
+
+_EXPORT = (
+    "an export of pairs is no pairs file",
+    "Give the file that was exported: an export is for other programs.",
+)

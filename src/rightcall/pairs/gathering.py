@@ -21,8 +21,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import msgspec
 from pydantic import ValidationError
 
-from rightcall.chain import Chain, ChainFiles, Outcome, digest
-from rightcall.errors import DataError, first_fault
+from rightcall.chain import Chain, ChainFiles, Outcome, digest, no_chain
 from rightcall.pairs.outline import Head, Outline
 from rightcall.spill import Sorter
 
@@ -155,11 +154,8 @@ class Gathered:
         except ValidationError as error:
             file, path = self._files[number]
             file.seek(0)
-            raise DataError(
-                f"{path}, line {file.read(offset).count(10) + 1}, is not a chain",
-                value=first_fault(error),
-                remedy="Give a file that collect or import wrote, or delete that line and redo it.",
-            ) from error
+            number = file.read(offset).count(10) + 1
+            raise no_chain(path, number, line, error) from error
 
 
 def _latest(entries: Iterable[Entry]) -> Iterable[Entry]:
