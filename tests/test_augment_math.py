@@ -557,3 +557,15 @@ def test_aqua_keeps_its_options_consistent_when_renamed(shared_data: Path) -> No
         assert new.question == "\n".join([new.metadata["stem"], *lines])
         assert new.answer == one.answer
     assert kept >= 10
+
+
+def test_a_percentage_that_no_call_uses_is_not_taken_for_a_fixed_number_like_it() -> None:
+    """The tip, 20% of 10.5, was worked out in the head; the 20 that is called is the bill."""
+    tip = problem(
+        "Kim orders a $10 meal and a $2.5 drink. She gives a 20% tip. She pays with a $20 bill. "
+        "How much change does she get back?",
+        "10+2.5=12.5",
+        "12.5+2.5=15",
+        "20-15=5",
+    )
+    assert reason(tip) == "a number that no call uses"

@@ -203,3 +203,16 @@ def test_the_demo_uses_the_shipped_models_on_both_tasks() -> None:
         assert task.models.teacher.model == "tiny:teacher"
         assert task.models.student.model == "tiny:student"
         assert task.problems.test >= 300
+
+
+def test_no_text_holds_what_a_merge_left() -> None:
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("examples/*")]
+    left = [
+        f"{text.name}:{number}"
+        for text in texts
+        if text.is_file()
+        for number, line in enumerate(text.read_text(encoding="utf-8").splitlines(), 1)
+        if line.startswith(("<<<<<<<", ">>>>>>>")) or line == "======="
+    ]
+    assert len(texts) > 20
+    assert not left

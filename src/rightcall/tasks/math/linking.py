@@ -321,8 +321,8 @@ def _check_told(
     for name, (mention, *_) in text.groups.items():
         if name not in used and mention.value not in idle and not counts_a_few(mention, LARGEST_IDLE):
             raise Rejected("a number that no call uses")
-        kinds = {(m.money, m.percent) for m in text.groups[name]}
-        if len(kinds) > 1 and used[name] < len(text.groups[name]):
+        same = [m for m in text.mentions if m.value == mention.value]  # those that stay, too
+        if len({(m.money, m.percent) for m in same}) > 1 and used[name] < len(same):
             raise Rejected("a number that no call uses")
     told = {m.value for m in text.mentions}
     if any(value in told and value > LARGEST_CHANCE for value in results.values()):
