@@ -205,10 +205,12 @@ def main(
             for stage in ("problems", "collect teacher", "collect student"):
                 STAGES[stage](place)
             base = measured(place, place.settings.models.student, place.folder / "base", amounts)
-            record.append(_row(seed, place, "base", base, base, {}))
+            record.append(_row(seed, place, "base", {}, base, {}))
+            before = {"base": base}
             for name in ARMS:
                 made = arm(place, name, amounts)
-                record.append(_row(seed, place, name, base, made, made["counts"]))
+                record.append(_row(seed, place, name, before, made, made["counts"]))
+                before.setdefault("off", made)
                 typer.echo(f"{seed} {place.folder.name} {name}: {record[-1]}", err=True)
     typer.echo(table(HEAD, [tuple(row[key] for key in HEAD) for row in record]))
     typer.echo("\nMeans over seeds\n")
@@ -220,6 +222,7 @@ def main(
 
 HEAD = (
     *("task", "seed", "chains", "accuracy %", "right reason %", "gain over base, points"),
+    *("gain over off",),
     *("other order %", "gain there", "other names %", "gain with them", "SFT rows", "DPO rows"),
 )
 MEANS = ("task", "chains", "accuracy %", "right reason %", "other order %", "other names %")
@@ -229,16 +232,16 @@ def _row(
     seed: int,
     place: Place,
     name: str,
-    base: dict[str, Any],
+    before: dict[str, dict[str, Any]],
     made: dict[str, Any],
     counts: dict[str, tuple[int, int, int]],
 ) -> dict[str, Any]:
     plain: Evaluation = made["plain"]
 
-    def gain(view: str) -> str:
-        if name == "base":
+    def gain(view: str, over: str = "base") -> str:
+        if over not in before:
             return ""
-        found = compare(base[view], made[view]).results[made[view].headline]
+        found = compare(before[over][view], made[view]).results[made[view].headline]
         return f"{100 * found.difference:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
 
     def accuracy(view: str) -> str:
@@ -253,6 +256,7 @@ def _row(
         "accuracy %": accuracy("plain"),
         "right reason %": f"{100 * plain.right_reason[plain.headline].value:.1f}",
         "gain over base, points": gain("plain"),
+        "gain over off": gain("plain", "off"),
         "other order %": accuracy("shuffled"),
         "gain there": gain("shuffled"),
         "other names %": accuracy("shown"),
