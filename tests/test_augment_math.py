@@ -569,3 +569,21 @@ def test_a_percentage_that_no_call_uses_is_not_taken_for_a_fixed_number_like_it(
         "20-15=5",
     )
     assert reason(tip) == "a number that no call uses"
+
+
+def test_what_is_the_most_stays_the_most() -> None:
+    """No call compares: the text does."""
+    months = problem(
+        "Of 330 brushes 53 went in January, 67 in February and 46 in March, half of what was left in "
+        "April and half in May. How many more were it in the busiest month than in the slowest?",
+        "53+67+46=166",
+        "330-166=164",
+        "164/2=82",
+        "82-46=36",
+    )
+    for seed in range(20):
+        made = made_of(months, seed)
+        _, first, second, third, *_ = (int(n) for n in re.findall(r"\d+", made.problem.question))
+        april = int(made.chains[0].steps[2].observation.text)
+        assert april > max(first, second)
+        assert third < min(first, second)

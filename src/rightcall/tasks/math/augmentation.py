@@ -31,7 +31,7 @@ from rightcall.augment.operation import Original, Rejected, Variant
 from rightcall.chain import Chain, Problem
 from rightcall.errors import CallError
 from rightcall.functions import parse_calls
-from rightcall.tasks.math.common_knowledge import AGES, CEILINGS, FAMILY, RANGES
+from rightcall.tasks.math.common_knowledge import AGES, CEILINGS, FAMILY, RANGES, RANKS
 from rightcall.tasks.math.expressions import Tree
 from rightcall.tasks.math.generator import split_of
 from rightcall.tasks.math.linking import Guide, Source, Text, run, settle, sources_of
@@ -259,7 +259,10 @@ def _other_kind(old: Fraction, new: Fraction) -> str | None:
 
 
 def _order(guide: Guide, old: Mapping[str, Fraction]) -> list[tuple[str, str]]:
-    """Pairs whose order has to stay: numbers of the text that may count the same, and results."""
+    """Pairs whose order has to stay: numbers of the text that may count the same, and results; where
+    the text ranks, any."""
+    if re.search(RANKS, guide.text.question, re.I):
+        return [*combinations(old, 2)]
     groups = list(guide.text.groups)
     found = [(a, b) for a, b in combinations(groups, 2) if _comparable(guide.text, a, b)]
     results = [name for name in old if name.startswith("r")]

@@ -134,6 +134,11 @@ TOLD_TWICE = (
 they are in the world."""
 
 
+RANKS = (
+    r"\b(?:most|least|fewest|(?:larg|small|bigg|high|low|long|short|old|eld|young|tall|fast|slow|busi"
+    r"|cheap|great|heavi|light|near|far|clos|lat|earli|hott|cold|warm|new|deep|wid|rich|poor)(?:th)?est)\b"
+)
+"""What picks one thing of several by its number: whichever is the largest has to stay the largest."""
 HEIGHTS = r"\b(?:tall|taller|tallest|height|shorter|grew)\b"
 """Where a text speaks of these, lengths may be a person's."""
 ONE = r"\bone\b|\b1\b|\bonce\b|another|single|first|last|self\b|lost a\b|ate a\b"
