@@ -191,7 +191,7 @@ def test_a_pair_is_shown_with_the_adapters_template(model: Path, adapter: Path, 
 
 def _adapter(base: Path, place: Path) -> Path:
     loaded = AutoModelForCausalLM.from_pretrained(base)
-    get_peft_model(loaded, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(place)
+    get_peft_model(loaded, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(place))
     return place
 
 
