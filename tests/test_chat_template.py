@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from native_models import template, tool_tokenizer
@@ -20,6 +23,7 @@ from rightcall.run import tuned
 from rightcall.serving import export_model
 from rightcall.train.trainer import Lora, TrainConfig, dry_run, train
 from test_native import ADD, STOP, file_of, pair_of, played
+from test_rendering_templates import GEMMA_2
 from tiny_models import build_tiny
 
 
@@ -120,6 +124,103 @@ def test_a_tuned_student_keeps_its_template(model: Path, own: str, tmp_path: Pat
     assert tuned(student, tmp_path).chat_template == own
 
 
+@pytest.fixture(scope="module")
+def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter over the model without a template, trained with one that is no longer there."""
+    place = tmp_path_factory.mktemp("adapter")
+    file = place / "gone.jinja"
+    file.write_text(template("qwen2_5"), encoding="utf-8")
+    pairs = file_of(
+        place / "pairs.jsonl", pair_of(played(ADD, STOP.replace("9", "7")), played(STOP, sample=1))
+    )
+    config = TrainConfig(epochs=2, save_every=1, lora=Lora(r=2), batch_size=1)
+    train(config, model, pairs, place / "tuned", chat_template=file)
+    file.unlink()
+    return place / "tuned"
+
+
+@pytest.mark.parametrize("saved", ["", "checkpoints/checkpoint-1"])
+def test_an_adapter_is_opened_with_the_template_it_was_trained_with(
+    model: Path, adapter: Path, own: str, saved: str
+) -> None:
+    spec = ModelSpec.parse(f"{model}+{adapter / saved}")
+    with open_model(spec) as opened:
+        assert isinstance(opened, LocalModel)
+        assert opened.tokenizer.chat_template == template("qwen2_5")
+    with open_model(spec.model_copy(update={"chat_template": own})) as given:
+        assert given.name == opened.name
+        assert "(template " in opened.name
+
+
+def test_a_given_template_goes_before_the_adapters(model: Path, adapter: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jinja"
+    other.write_text(f"{template('qwen2_5')}{{# another #}}", encoding="utf-8")
+    spec = ModelSpec.parse(f"{model}+{adapter}", chat_template=str(other))
+    with open_model(spec) as opened, open_model(f"{model}+{adapter}") as without:
+        assert isinstance(opened, LocalModel)
+        assert opened.tokenizer.chat_template == other.read_text()
+        assert opened.name != without.name
+
+
+def test_an_adapter_is_trained_further_with_its_template(
+    model: Path, adapter: Path, pairs: Path, own: str, tmp_path: Path
+) -> None:
+    config = TrainConfig(max_steps=1, lora=Lora(r=2), batch_size=1)
+    assert dry_run(config, model, pairs, adapter=adapter).rows == 1
+    train(config, model, pairs, tmp_path / "out", adapter=adapter)
+    assert load_tokenizer(tmp_path / "out").chat_template == template("qwen2_5")
+    made = (tmp_path / "out" / "train.json").stat().st_mtime_ns
+    train(config, model, pairs, tmp_path / "out", adapter=adapter, chat_template=own)  # the same one
+    assert (tmp_path / "out" / "train.json").stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_adapter_is_exported_with_its_template(
+    model: Path, adapter: Path, tmp_path: Path, alone: bool
+) -> None:
+    made = export_model(ModelSpec.parse(f"{model}+{adapter}"), tmp_path / "made", adapter_only=alone)
+    assert load_tokenizer(made.folder).chat_template == template("qwen2_5")
+    assert str(adapter / "chat_template.jinja") in (made.folder / "README.md").read_text()
+
+
+def test_a_pair_is_shown_with_the_adapters_template(model: Path, adapter: Path, pairs: Path) -> None:
+    made = CliRunner().invoke(app, ["pairs", "show", str(pairs), "--model", f"{model}+{adapter}"])
+    assert made.exit_code == 0, made.output
+    assert "<tool_call>" in made.output
+
+
+def _adapter(base: Path, place: Path) -> Path:
+    loaded = AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(loaded, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(str(place))
+    return place
+
+
+@pytest.mark.parametrize("text", [GEMMA_2, f"{GEMMA_2}{{# {{{{ strftime_now('%d') }}}} #}}"])
+def test_an_adapter_with_its_bases_template_keeps_its_name(
+    model: Path, tmp_path: Path, text: str
+) -> None:
+    """Saved, or exported with what servers need before it."""
+    base = tmp_path / "base"
+    shutil.copytree(model, base)
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = text.replace("\n", "\r\n")
+    tokenizer.save_pretrained(base, save_jinja_files=False)
+    plain, saved = _adapter(base, tmp_path / "plain"), _adapter(base, tmp_path / "saved")
+    tokenizer.save_pretrained(saved)
+    export_model(ModelSpec.parse(f"{base}+{plain}"), tmp_path / "exported", adapter_only=True)
+    assert (tmp_path / "exported" / "chat_template.jinja").read_text() != text
+    for place in (plain, saved, tmp_path / "exported"):
+        with open_model(f"{base}+{place}") as opened:
+            assert "(template " not in opened.name
+
+
+def test_an_adapters_template_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
+    place = _adapter(model, tmp_path / "broken")
+    (place / "chat_template.jinja").write_text("You are a helpful assistant.")
+    with pytest.raises(ConfigError, match=r"does not write the conversation.*broken/chat_template"):
+        open_model(f"{model}+{place}")
+
+
 def test_it_is_exported_with_the_model(model: Path, own: str, tmp_path: Path) -> None:
     made = CliRunner().invoke(
         app, ["export", "model", str(model), str(tmp_path / "made"), "--chat-template", own]
@@ -156,3 +257,25 @@ def test_it_is_part_of_what_a_run_is(model: Path) -> None:
 
     (key,) = differing_keys(made(), made(chat_template="own.jinja"))
     assert "chat_template" in key
+
+
+@pytest.mark.parametrize("place", ["models.student", "models.teacher", "tasks.math.models.student"])
+@pytest.mark.parametrize("text", [None, "You are a helpful assistant."])
+def test_checking_a_run_file_reads_its_templates(
+    model: Path, own: str, tmp_path: Path, place: str, text: str | None
+) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text('name = "n"\n[tasks.math]\ntask = "tiny-math"\n')
+
+    def check(template: Path) -> Any:
+        setting = f'{place}={{model = "{model}", chat_template = "{template}"}}'
+        return CliRunner().invoke(app, ["run", str(file), "--check", "--set", setting])
+
+    assert check(Path(own)).exit_code == 0
+    bad = tmp_path / "bad.jinja"
+    if text is not None:
+        bad.write_text(text)
+    made = check(bad)
+    assert isinstance(made.exception, ConfigError)
+    assert str(bad) in str(made.exception)
+    assert made.stdout == ""

@@ -331,6 +331,20 @@ def test_an_adapter_goes_with_every_request(llama: Path, tmp_path: Path) -> None
     assert engine.args.max_lora_rank == 24
     assert engine.added[0].lora == LoRARequest("adapter", 1, str(tmp_path / "lora"))
     assert "lora" in model.name
+    assert "(template " not in model.name
+
+
+def test_an_adapter_is_opened_with_the_template_in_its_folder(llama: Path, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(llama)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    own = tmp_path / "lora" / "chat_template.jinja"
+    own.write_text(f"{load_tokenizer(llama).chat_template}{{# own #}}")
+    with open_model(f"vllm:{llama}+{tmp_path / 'lora'}") as model:
+        assert isinstance(model, VLLM)
+        assert model.tokenizer.chat_template == own.read_text()
+    with open_model(f"{llama}+{tmp_path / 'lora'}") as local:
+        assert local.name == model.name
+        assert "(template " in local.name
 
 
 def test_without_vllm_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, llama: Path) -> None:

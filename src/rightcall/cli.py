@@ -922,7 +922,8 @@ def pairs_show(
     name, record = next(islice(read_records(file), index, None), (None, None))
     if name is None or record is None:
         raise DataError(f"{file} has fewer pairs", value=index)
-    tokenizer = load_tokenizer(ModelSpec.parse(model).weights, chat_template)
+    spec = ModelSpec.parse(model, chat_template=_text(chat_template))
+    tokenizer = load_tokenizer(spec.weights, spec.template)
     console = terminal.out()
     for label, side in zip(("chosen", "rejected"), record.sides("dpo"), strict=True):
         rendered = render_side(Renderer(tokenizer), side, mask_observations=True, name=name)
@@ -1115,6 +1116,11 @@ def run(
 
         for place in loaded.tasks.values():
             load_task(place.task, **place.options).function_set(place.functions)
+            for model in (place.models.teacher, place.models.student):
+                if model.chat_template is not None:
+                    from rightcall.models.weights import read_template
+
+                    read_template(model.chat_template)
         print(dump_config(loaded), end="")
         return
     from rightcall import compare, terminal

@@ -54,6 +54,19 @@ if TYPE_CHECKING:
 
 DATE = "26 Jul 2024"
 """For templates that print today's date (Llama 3.2): a prompt is the same when it is trained on."""
+DATED = f"{{%- set date_string = '{DATE}' %}}"
+"""Put before such a template in an export."""
+FOLDING = (
+    "{%- if messages and messages[0]['role'] == 'system' %}"
+    "{%- if messages | length > 1 and messages[1]['role'] == 'user' %}"
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\n\n' "
+    "+ messages[1]['content']}] + messages[2:] %}"
+    "{%- else %}"
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content']}] + messages[1:] %}"
+    "{%- endif %}{%- endif %}"
+)
+"""Put before a template that keeps no system turn in its place: the system text begins the first user
+turn, as `Renderer` has it."""
 
 _CACHED_PIECES = 65_536
 _CACHED_PREFIXES = 16_384

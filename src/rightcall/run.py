@@ -615,7 +615,7 @@ def _check_student(place: Place) -> None:
     `ConfigError` for a model without weights here, `RenderingError` for a template of no use."""
     if "train dpo" not in place.done():
         student = place.settings.models.student
-        renderer = Renderer(load_tokenizer(student.weights, student.chat_template))
+        renderer = Renderer(load_tokenizer(student.weights, student.template))
         setting = place.setting("student")
         renderer.check(DIALECTS[setting.dialect].tools(setting.functions))
 

@@ -33,18 +33,6 @@ if TYPE_CHECKING:
 
     from rightcall.rendering import Renderer
 
-FOLDING = (
-    "{%- if messages and messages[0]['role'] == 'system' %}"
-    "{%- if messages | length > 1 and messages[1]['role'] == 'user' %}"
-    "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\n\n' "
-    "+ messages[1]['content']}] + messages[2:] %}"
-    "{%- else %}"
-    "{%- set messages = [{'role': 'user', 'content': messages[0]['content']}] + messages[1:] %}"
-    "{%- endif %}{%- endif %}"
-)
-"""Put before a template that keeps no system turn in its place: the system text begins the first user
-turn, as `Renderer` has it."""
-
 _PROBE = tools_text(
     [
         {
@@ -107,7 +95,7 @@ def export_model(
         raise ConfigError("the folder exists", value=str(out), remedy="Choose another one.")
     if adapter_only and spec.adapter is None:
         raise ConfigError("the model has no adapter", value=spec.model, remedy="Export it merged.")
-    tokenizer = load_tokenizer(spec.weights, spec.chat_template)
+    tokenizer = load_tokenizer(spec.weights, spec.template)
     generation = _checkpoint_generation(spec.weights)
     renderer = Renderer(tokenizer, sorted(stop_ids(tokenizer, generation)))
     renderer.check()
@@ -136,11 +124,10 @@ def export_model(
 
 def _as_rendered(template: str, renderer: Renderer) -> str:
     """The template that gives servers what the renderer makes of the model's own."""
-    from rightcall.rendering import DATE
+    from rightcall.rendering import DATED, FOLDING
 
     folded = FOLDING + template if renderer.folds else template
-    dated = "strftime_now" in template
-    return f"{{%- set date_string = '{DATE}' %}}{folded}" if dated else folded
+    return DATED + folded if "strftime_now" in template else folded
 
 
 def _write_merged(spec: ModelSpec, folder: Path, dtype: str) -> None:
@@ -257,7 +244,7 @@ def _response_template(notation: str, renderer: Renderer) -> dict[str, Any]:
 
 def _card(spec: ModelSpec, made: Exported) -> str:
     source = spec.model + (f" with adapter {spec.adapter}" if spec.adapter else "")
-    source += f", with the chat template {spec.chat_template}" if spec.chat_template else ""
+    source += f", with the chat template {spec.template}" if spec.template else ""
     dialect = "native" if made.notation else "python"
     commands = "\n".join(f"    {command}" for command in made.commands)
     return (

@@ -23,6 +23,7 @@ from rightcall.models.weights import (
     Quantization,
     adapter_folder,
     checked_device,
+    chosen_template,
     identified,
     load_adapter,
     load_model,
@@ -104,7 +105,8 @@ class LocalModel(ChatModel):
     ) -> LocalModel:
         """Load a folder or hub id, safetensors only and without remote code.
 
-        `chat_template`: a file, in place of the tokenizer's own. `device`: default CUDA where there is
+        `chat_template`: a file, in place of the tokenizer's own; default: the one in the adapter's
+        folder, if it is another. `device`: default CUDA where there is
         one. `dtype`: "float32", "bfloat16", "float16"; default float32 on the CPU, else the
         checkpoint's. `threads`: of torch, process-wide. `merge`: fold the LoRA adapter into the weights
         (not done for quantised weights). `constrained`: every reply is one call that parses, names a
@@ -116,6 +118,7 @@ class LocalModel(ChatModel):
             torch.set_num_threads(threads)
         place = checked_device(device)
         kind = dtype or ("float32" if place == "cpu" else "auto")
+        chat_template = chosen_template(path, adapter, chat_template)
         tokenizer = load_tokenizer(path, chat_template)
         model = load_model(path, dtype=kind, quantization=quantization, device=place)
         label = identified(path, version(path) or getattr(model.config, "_commit_hash", None))

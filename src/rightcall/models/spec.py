@@ -64,7 +64,8 @@ class ModelSpec(Frozen):
     adapter: str | None = None
     """Folder or hub id of a LoRA adapter."""
     chat_template: str | None = None
-    """File of a chat template in place of the tokenizer's own; chains are labelled with its hash."""
+    """File of a chat template in place of the tokenizer's own; chains are labelled with its hash.
+    Default: the one in the adapter's folder, if it is another."""
     device: str | None = None
     """Default: CUDA where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -173,6 +174,15 @@ class ModelSpec(Frozen):
         from rightcall import tiny
 
         return str(tiny.path(self.model.removeprefix(TINY)))
+
+    @property
+    def template(self) -> str | None:
+        """The file of the chat template it is opened with, given or its adapter's; None: the
+        tokenizer's own. Raises `ConfigError`."""
+        from rightcall.models.weights import chosen_template
+
+        file = chosen_template(self.weights, self.adapter, self.chat_template)
+        return None if file is None else str(file)
 
 
 def _shorthand(text: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.models.weights import (
     adapter_folder,
+    chosen_template,
     identified,
     load_tokenizer,
     stop_ids,
@@ -57,6 +58,7 @@ class VLLM(ChatModel):
     ) -> None:
         vllm = _vllm()
         self.capacity = capacity
+        chat_template = chosen_template(path, adapter, chat_template)
         self.tokenizer = load_tokenizer(path, chat_template)
         self.renderer = Renderer(self.tokenizer, sorted(stop_ids(self.tokenizer, _generation(path))))
         self.renderer.check()

@@ -23,6 +23,8 @@ Quantization = Literal["4bit", "8bit"]
 
 ADAPTER = "adapter_model.safetensors"
 
+TEMPLATE = "chat_template.jinja"
+
 _RECORDS = {"train.json", "trainer_state.json"}
 """Files of a training's output that say how it went, not what the model is."""
 
@@ -66,12 +68,7 @@ def read_template(file: str | Path) -> str:
     from jinja2 import TemplateError, meta
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    remedy = "Give a Jinja file that writes `messages`, such as a model's chat_template.jinja."
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fault = f"the chat template cannot be read ({_first_line(error)})"
-        raise ConfigError(fault, value=str(file), remedy=remedy) from error
+    text, remedy = _text(file), _TEMPLATE_REMEDY
     try:
         parsed = _compile_jinja_template(text).environment.parse(text)
     except TemplateError as error:
@@ -81,6 +78,39 @@ def read_template(file: str | Path) -> str:
         fault = "the chat template does not write the conversation"
         raise ConfigError(fault, value=str(file), remedy=remedy)
     return text
+
+
+_TEMPLATE_REMEDY = "Give a Jinja file that writes `messages`, such as a model's chat_template.jinja."
+
+
+def _text(file: str | Path) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fault = f"the chat template cannot be read ({_first_line(error)})"
+        raise ConfigError(fault, value=str(file), remedy=_TEMPLATE_REMEDY) from error
+
+
+def chosen_template(
+    path: str | Path, adapter: str | Path | None, given: str | Path | None
+) -> str | Path | None:
+    """The file of the chat template that a model is opened with: the given one, else the one that an
+    adapter was trained with, if it lies in its folder and is not the base's. None: the base
+    tokenizer's own. Raises `ConfigError`."""
+    if given is not None or adapter is None or not (file := Path(adapter) / TEMPLATE).is_file():
+        return given
+    base: object = load_tokenizer(path).chat_template
+    if isinstance(base, dict):  # of several the one that is saved in that file
+        base = base.get("default")
+    return None if isinstance(base, str) and _plain(_text(file)) == _plain(base) else file
+
+
+def _plain(template: str) -> str:
+    """Without what an export puts before it; with line ends as a file is read."""
+    from rightcall.rendering import DATED, FOLDING
+
+    lines = template.replace("\r\n", "\n").replace("\r", "\n")
+    return lines.removeprefix(DATED).removeprefix(FOLDING)
 
 
 def templated(name: str, chat_template: str | Path | None) -> str:

@@ -45,7 +45,8 @@ def train(
     `adapter` is a LoRA adapter to start from: it is trained further, or merged before full weights
     are trained. The DPO reference is the model as it stands when training starts, adapter included,
     unless `reference` names another one with the same tokenizer. `chat_template` is a file that takes
-    the place of the tokenizer's own template; it is saved with the result.
+    the place of the tokenizer's own template (default: the one in the adapter's folder, if it is
+    another); it is saved with the result.
     `device` is "cpu" or "cuda"; default CUDA where there is one.
     With `resume`, a run that was killed goes on from its last checkpoint and ends with the same
     weights, and a finished run is not repeated; an output folder of another training is refused
@@ -78,7 +79,10 @@ def dry_run(
 def _weights(
     model: str | Path, adapter: str | Path | None, chat_template: str | Path | None
 ) -> Weights:
-    given = (None if place is None else str(place) for place in (adapter, chat_template))
+    from rightcall.models.weights import chosen_template
+
+    template = chosen_template(model, adapter, chat_template)
+    given = (None if place is None else str(place) for place in (adapter, template))
     return Weights(str(model), *given)
 
 
