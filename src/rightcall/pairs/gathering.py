@@ -99,7 +99,7 @@ class Gathered:
         return self._read(self._outlines, self._line(entry), entry.file, entry.offset)
 
     def check(self, entries: Iterable[Entry]) -> None:
-        """Raises `DataError` at the first that is no chain, in what an outline does not look into too."""
+        """Raises `DataError` at the first that is no chain, also in what an outline leaves unread."""
         for entry in entries:
             self._chain(self._line(entry), entry.file, entry.offset)
 

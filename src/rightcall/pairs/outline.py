@@ -3,8 +3,8 @@
 A `Chain` is some twenty validated objects. An `Outline` has the names of a `Chain` for what trees and
 pairs need of it, checks these as strictly, and is read five times as fast.
 
-The fields are those of the models, in their order, in which they are found fastest: a field that a model
-does not have is refused. What pairing does not need is `Raw`, and so not looked into.
+The fields are those of the models, in their order, in which they are found fastest: a field that a
+model does not have is refused. What pairing does not need is `Raw`, and so not looked into.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class ObservationOutline(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class StepOutline(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
-    """See `Step`. `call` and `token_ids` are read when they are asked for, and raise a `ValidationError`
-    if they are none."""
+    """See `Step`. `call` and `token_ids` are read when they are asked for, and raise a
+    `ValidationError` if they are none."""
 
     reply: str
     call_text: msgspec.Raw = msgspec.field(default=_NOTHING, name="call")
