@@ -9,14 +9,35 @@ from itertools import chain as joined
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from chain_sets import chain_sets
-from rightcall.chain import Chain, ChainFiles, ChainStore, Outcome, StopReason
-from rightcall.errors import DataError
+from rightcall.chain import (
+    Call,
+    Chain,
+    ChainFiles,
+    ChainStore,
+    Judgement,
+    Observation,
+    Origin,
+    Outcome,
+    Step,
+    StopReason,
+)
+from rightcall.errors import DataError, FailureKind
 from rightcall.pairs import STRATEGIES, PairConfig, PreferencePair, compare_strategies, make_pairs
+from rightcall.pairs.outline import (
+    Head,
+    JudgementOutline,
+    ObservationOutline,
+    OriginOutline,
+    Outline,
+    StepOutline,
+)
 from rightcall.pairs.pair import words_of_model
 from rightcall.spill import PARTS, Seen, Sorter
 from toys import chain, step
@@ -192,15 +213,66 @@ def test_token_ids_are_one_text_in_a_file(ids: Any, text: str) -> None:
     assert PreferencePair.model_validate_json(written).prompt_ids == ids
 
 
-def test_token_ids_that_are_none_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "c.jsonl"
-    ChainStore(path).append([chain("add(1, 1)", 'stop("2")'), chain('stop("3")', right=False)])
-    path.write_text(path.read_text().replace('"token_ids":null', '"token_ids":["x"]'))
-    with pytest.raises(DataError, match="token ids are no list of numbers"):
-        list(make_pairs(ChainFiles([path])))
-    path.write_text(path.read_text().replace('["x"]', '["12"]'))
-    (pair,) = make_pairs(ChainFiles([path]))
-    assert pair.rejected_ids == ((12,),)
+def two_lines(path: Path, old: str = "", new: str = "") -> ChainFiles:
+    """A right and a wrong chain in a file; of the latter, this in place of that."""
+    failed = step("add(1)", "Error: an argument is missing", FailureKind.MISSING_ARGUMENT)
+    right = chain("add(1, 1)", 'stop("2")').model_dump_json()
+    failed = failed.model_copy(update={"call": Call(name="add", args=(1,))})
+    wrong = chain(failed, "add(2, 1)", 'stop("3")', right=False).model_dump_json()
+    assert old in wrong
+    path.write_text(f"{right}\n{wrong.replace(old, new, 1)}\n", errors="surrogateescape")
+    return ChainFiles([path])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ('"judgement":', '"judgment":', "judgment"),
+        ('"process_correct":', '"process_corect":', "process_corect"),
+        ('"token_ids":', '"ids":', "ids"),
+        ('"cut":', '"cutoff":', "cutoff"),
+        ('"kwargs":', '"keywords":', "keywords"),
+        ('"sample":0,', "", "sample"),
+        ('"model":', '"":null,"model":', ""),
+        ('"reply":', '"":null,"reply":', ""),
+        ('"reply":"', '"reply":"\udcff', "reply"),
+        ('"given_steps":0', '"given_steps":-1', "given_steps"),
+        ('"token_ids":null', '"token_ids":["x"]', "token_ids"),
+        ('"call":{"name":"add","args":[1],"kwargs":{}}', '"call":"add"', "call"),
+    ],
+)
+def test_what_a_chain_does_not_have_is_refused_with_its_line(
+    tmp_path: Path, old: str, new: str, name: str
+) -> None:
+    files = two_lines(tmp_path / "c.jsonl", old, new)
+    with pytest.raises(DataError, match=r"c\.jsonl, line 2, is not a chain") as caught:
+        list(make_pairs(files, ALL))
+    if name != "reply":
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("struct", "model"),
+    [
+        (Head, Chain),
+        (Outline, Chain),
+        (StepOutline, Step),
+        (ObservationOutline, Observation),
+        (JudgementOutline, Judgement),
+        (OriginOutline, Origin),
+    ],
+)
+def test_an_outline_has_the_fields_of_its_model(struct: Any, model: type[BaseModel]) -> None:
+    assert struct.__struct_config__.forbid_unknown_fields
+    fields = [(field.encode_name, field.required) for field in msgspec.structs.fields(struct)]
+    assert fields == [(name, field.is_required()) for name, field in model.model_fields.items()]
+
+
+@pytest.mark.parametrize("ids", ['["12"]', "[12.0]", "[12]"])
+def test_token_ids_in_other_words_are_read(tmp_path: Path, ids: str) -> None:
+    files = two_lines(tmp_path / "c.jsonl", '"token_ids":null', f'"token_ids":{ids}')
+    (pair,) = make_pairs(files)
+    assert pair.rejected_ids == ((12,), None, None)
 
 
 def test_a_line_that_is_no_chain_is_named_with_its_file(tmp_path: Path) -> None:

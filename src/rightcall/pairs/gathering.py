@@ -22,7 +22,7 @@ import msgspec
 from pydantic import ValidationError
 
 from rightcall.chain import Chain, ChainFiles, Outcome, digest, no_chain
-from rightcall.pairs.outline import Head, Outline
+from rightcall.pairs.outline import UNREADABLE, Head, Outline
 from rightcall.spill import Sorter
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -96,9 +96,16 @@ class Gathered:
 
     def outline(self, entry: Entry) -> Outline:
         """A chain as far as pairing needs it."""
+        return self._read(self._outlines, self._line(entry), entry.file, entry.offset)
+
+    def check(self, entries: Iterable[Entry]) -> None:
+        """Raises `DataError` at the first that is no chain, also in what an outline leaves unread."""
+        for entry in entries:
+            self._chain(self._line(entry), entry.file, entry.offset)
+
+    def _line(self, entry: Entry) -> bytes:
         file, _ = self._files[entry.file]
-        line = os.pread(file.fileno(), entry.length, entry.offset)
-        return self._read(self._outlines, line, entry.file, entry.offset)
+        return os.pread(file.fileno(), entry.length, entry.offset)
 
     def _note(self, number: int, lines: Iterable[bytes]) -> None:
         """Read the heads of a file's lines and note where they are."""
@@ -144,7 +151,7 @@ class Gathered:
     def _read(self, decoder: msgspec.json.Decoder[S], line: bytes, number: int, offset: int) -> S:
         try:
             return decoder.decode(line)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return decoder.decode(self._chain(line, number, offset).model_dump_json())
 
     def _chain(self, line: bytes, number: int, offset: int) -> Chain:

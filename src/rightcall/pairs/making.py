@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rightcall.chain import Chain, Frozen, Outcome, StopReason, digest, seed_of
 from rightcall.errors import ConfigError, nearest
@@ -131,7 +131,11 @@ def _all_pairs(kept: Gathered, config: PairConfig, dropped: Counter[str]) -> Ite
         material = _material(chains, config, dropped)
         before = len(seen)
         generator = random.Random(seed_of("pairs", config.seed, chains[0].task, chains[0].problem_id))
-        yield from _problem_pairs(material, config, generator, seen, dropped)
+        try:
+            yield from _problem_pairs(material, config, generator, seen, dropped)
+        except ValidationError:  # a call, or token ids, that are none
+            kept.check(entries)
+            raise
         if len(seen) == before:
             dropped[material.nothing] += 1
 

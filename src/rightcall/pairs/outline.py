@@ -3,73 +3,83 @@
 A `Chain` is some twenty validated objects. An `Outline` has the names of a `Chain` for what trees and
 pairs need of it, checks these as strictly, and is read five times as fast.
 
-A field that is not in the file has a name there that no chain's field can have: "".
+The fields are those of the models, in their order, in which they are found fastest: a field that a
+model does not have is refused. What pairing does not need is `Raw`, and so not looked into.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Annotated
+
 import msgspec
+from pydantic import TypeAdapter
 
 from rightcall.chain import Call, Message, Outcome, StopReason
-from rightcall.errors import DataError, FailureKind
+from rightcall.errors import FailureKind
+
+Ids = tuple[int, ...] | None
 
 _NOTHING = msgspec.Raw(b"null")
-_IDS: msgspec.json.Decoder[tuple[int, ...] | None] = msgspec.json.Decoder(
-    tuple[int, ...] | None, strict=False
-)
+_IDS: msgspec.json.Decoder[Ids] = msgspec.json.Decoder(Ids, strict=False)
+_OTHER_IDS: TypeAdapter[Ids] = TypeAdapter(Ids)
 
 _CORRECT, _TRUNCATED, _BUDGET = Outcome.CORRECT, StopReason.REPLY_TRUNCATED, StopReason.TOKEN_BUDGET
 """Members that every chain is compared with: Python 3.11 looks one up in its class for longer than it
 compares it."""
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises where a line is not what was expected."""
 
-class ObservationOutline(msgspec.Struct, gc=False):
+
+@lru_cache(1 << 10)
+def _call(text: bytes) -> Call:
+    """Calls are compared again and again while their problem is at hand."""
+    return Call.model_validate_json(text)
+
+
+class ObservationOutline(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """See `Observation`."""
 
     text: str
     failure: FailureKind | None = None
+    cut: msgspec.Raw = _NOTHING
 
 
-class StepOutline(msgspec.Struct, gc=False):
-    """See `Step`."""
+class StepOutline(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """See `Step`. `call` and `token_ids` are read when they are asked for, and raise a
+    `ValidationError` if they are none."""
 
     reply: str
+    call_text: msgspec.Raw = msgspec.field(default=_NOTHING, name="call")
     observation: ObservationOutline
     ids_text: msgspec.Raw = msgspec.field(default=_NOTHING, name="token_ids")
-    call_text: msgspec.Raw = msgspec.field(default=_NOTHING, name="call")
-    _call: Call | None = msgspec.field(default=None, name="")
+    prompt_tokens: msgspec.Raw = _NOTHING
+    completion_tokens: msgspec.Raw = _NOTHING
 
     @property
     def call(self) -> Call | None:
         text = bytes(self.call_text)
-        if text == b"null":
-            return None
-        if self._call is None:
-            self._call = Call.model_validate_json(text)
-        return self._call
+        return None if text == b"null" else _call(text)
 
     @property
-    def token_ids(self) -> tuple[int, ...] | None:
-        """Raises `DataError` if they are none."""
+    def token_ids(self) -> Ids:
         try:
             return _IDS.decode(self.ids_text)
-        except msgspec.MsgspecError as error:
-            raise DataError(
-                f"a step's token ids are no list of numbers ({error})",
-                value=bytes(self.ids_text)[:200].decode(),
-                remedy="Leave `token_ids` out where they are not known.",
-            ) from error
+        except UNREADABLE:
+            return _OTHER_IDS.validate_json(bytes(self.ids_text))
 
 
-class JudgementOutline(msgspec.Struct, gc=False):
+class JudgementOutline(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """See `Judgement`."""
 
     process_correct: bool | None = None
     evidence: tuple[str, ...] = ()
+    measures: msgspec.Raw = _NOTHING
     wrong_steps: tuple[int, ...] = ()
 
 
-class OriginOutline(msgspec.Struct, gc=False):
+class OriginOutline(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """See `Origin`."""
 
     operation: str
@@ -77,24 +87,30 @@ class OriginOutline(msgspec.Struct, gc=False):
     root: str
 
 
-class Outline(msgspec.Struct, gc=False):
+class Outline(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
     """See `Chain`. Kept only while its problem is at hand."""
 
     key: str
     task: str
     problem_id: str
+    sample: msgspec.Raw
     source: str
+    model: msgspec.Raw
+    dialect: str = "python"
+    seed: msgspec.Raw
     prompt: tuple[Message, ...]
+    schemas: str = ""
     steps: tuple[StepOutline, ...]
     stop_reason: StopReason
-    outcome: Outcome
-    dialect: str = "python"
-    schemas: str = ""
     answer: str | None = None
+    outcome: Outcome
     judgement: JudgementOutline = msgspec.field(default_factory=JudgementOutline)
     difficulty: int | None = None
-    given_steps: int = 0
+    error: msgspec.Raw = _NOTHING
+    seconds: msgspec.Raw = _NOTHING
+    given_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
     origin: OriginOutline | None = None
+    renamed: msgspec.Raw = _NOTHING
 
     @property
     def root(self) -> str:
@@ -116,17 +132,30 @@ class Outline(msgspec.Struct, gc=False):
         return tuple(s.observation.failure for s in self.steps if s.observation.failure)
 
 
-class Head(msgspec.Struct, gc=False):
+class Head(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
     """What sorting out chains takes."""
 
     key: str
     task: str
     problem_id: str
+    sample: msgspec.Raw
     source: str
+    model: msgspec.Raw
+    dialect: msgspec.Raw = _NOTHING
+    seed: msgspec.Raw
+    prompt: msgspec.Raw
+    schemas: msgspec.Raw = _NOTHING
     steps: msgspec.Raw
     stop_reason: StopReason
+    answer: msgspec.Raw = _NOTHING
     outcome: Outcome
     judgement: JudgementOutline = msgspec.field(default_factory=JudgementOutline)
+    difficulty: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = _NOTHING
+    seconds: msgspec.Raw = _NOTHING
+    given_steps: msgspec.Raw = _NOTHING
+    origin: msgspec.Raw = _NOTHING
+    renamed: msgspec.Raw = _NOTHING
 
     @property
     def right_for_the_right_reason(self) -> bool:
