@@ -310,8 +310,10 @@ def test_a_key_that_the_server_echoes_is_in_no_chain_and_in_no_message(
                 collect(asked, model, problems(2), 1, tmp_path / "chains.jsonl")
             except ModelError as error:
                 said = f"{error} {error!r} {error.__cause__} {error.__context__}"
+            stopped = model.stopped is not None
     written = (tmp_path / "chains.jsonl").read_text()
-    assert written.count("\n") == 2
+    # What stops the model may be heard before the second chain is begun.
+    assert written.count("\n") in ([1, 2] if stopped else [2])
     for length in range(8, len(KEY)):
         assert KEY[:length] not in written + said
 
