@@ -4,7 +4,7 @@ reply, conversations logged in several records counted once, nothing lost silent
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from rightcall.chain import Chain, Outcome, StopReason
 from rightcall.errors import DataError, FailureKind
-from rightcall.importing import ImportReport, Unreadable, read_log, read_logs
+from rightcall.importing import ImportReport, Place, Recorded, Unreadable, read_log, read_logs
 from rightcall.importing.openai_chat import CUT, EMPTY, PARALLEL, openai_chat
 from rightcall.pairs import make_pairs
 from test_importing import NOTHING_RAN, answers_only, called, imported, write_log
@@ -168,9 +168,9 @@ ITEM = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{
         ({**WHOLE, "response": response({"role": "user"})}, "choice 1 has no message of the model"),
         (
             {**WHOLE, "response": response(SAYS, finish=None)},
-            "whether the reply is whole: 'finish_reason",
+            "the reply is whole: 'finish_reason or status = null",
         ),
-        ({**WHOLE, "response": response(SAYS, finish="odd")}, 'finish_reason = "odd"'),
+        ({**WHOLE, "response": response(SAYS, finish="odd")}, 'or status = "odd"'),
         ({"request": {"prompt": "?"}, "response": response(SAYS)}, "the request has no messages"),
         ({"request": {"messages": "?"}, "response": response(SAYS)}, "messages is no list: '?'"),
         ({"request": request(7), "response": response(SAYS)}, "turn 2 has no known role"),
@@ -184,7 +184,7 @@ ITEM = {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{
         ({"input": "?", "output": [{"type": "function_call", "call_id": "c"}]}, "missing: 'name'"),
         ({"input": "?", "output": "7"}, "output is no list: '7'"),
         ({"input": {"messages": []}, "output": []}, "input is no list"),
-        ({"input": "?", "output": [], "status": "odd"}, 'finish_reason = "odd"'),
+        ({"input": "?", "output": [], "status": "odd"}, 'or status = "odd"'),
         ({"input": "?", "output": [], "previous_response_id": "resp_0"}, "does not stand before it"),
         ({"input": "?", "output": [], "conversation": {"id": "x"}}, "that only the server has"),
     ],
@@ -287,6 +287,17 @@ def test_of_several_choices_those_that_nothing_goes_on_from_are_chains(tmp_path:
     assert left_out(report) == [(SHORTER, 1)]
 
 
+def test_an_importer_of_ones_own_on_top_has_the_longest_too(tmp_path: Path) -> None:
+    def mine(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
+        for one in openai_chat(record, place):
+            yield one.model_copy(update={"model": "mine"})
+
+    first = {"request": request(ASKED), "response": response(ADDS, finish="tool_calls")}
+    log = write_log(tmp_path / "log.jsonl", first, WHOLE, {"request": request(ASKED)})
+    report, (chain,) = imported(list(read_log(mine, log)), tmp_path / "c.jsonl")
+    assert (chain.model, len(report.left_out)) == ("mine", 2)
+
+
 def test_the_same_conversation_twice_is_two_attempts(tmp_path: Path) -> None:
     first = {"request": request(ASKED), "response": response(ADDS, finish="tool_calls")}
     report, chains = chains_of(tmp_path, first, first, WHOLE, WHOLE)
@@ -329,6 +340,13 @@ def test_where_records_name_their_problem_the_longest_of_each_counts(tmp_path: P
         ("train-0-1", 2),
     ]
     assert left_out(report) == [(SHORTER, 2)]
+
+
+def test_the_conversation_of_another_model_is_another_one(tmp_path: Path) -> None:
+    first = {"request": request(ASKED), "response": response(ADDS, finish="tool_calls", model="small")}
+    report, chains = chains_of(tmp_path, first, WHOLE)
+    assert sorted(chain.model for chain in chains) == ["gpt-1", "small"]
+    assert report.left_out == ()
 
 
 def test_a_text_that_the_agent_loop_answered_is_no_attempt(tmp_path: Path) -> None:

@@ -173,8 +173,8 @@ def _ended(messages: list[Any], finish: Any, model: str | None) -> Conversation:
     if name not in COMPLETE | CUT:
         raise DataError(
             "the response does not say whether the reply is whole",
-            value=f"finish_reason = {json.dumps(finish)}",
-            remedy="Known: " + ", ".join(sorted(COMPLETE | CUT)) + ".",
+            value=f"finish_reason or status = {json.dumps(finish)}",
+            remedy=f"Known: {', '.join(sorted(COMPLETE | CUT))}; completed, incomplete.",
         )
     return Conversation(messages, model, cut=name in CUT)
 
@@ -186,7 +186,8 @@ def _finish(answer: Record) -> Any:
     if any(item.get("status") == "incomplete" for item in items) and status in (None, "completed"):
         status = "incomplete"
     if status == "incomplete":
-        return (answer.get("incomplete_details") or {}).get("reason") or "length"
+        details = answer.get("incomplete_details")
+        return (details.get("reason") if isinstance(details, Mapping) else None) or "length"
     return "stop" if status in (None, "completed") else status
 
 
@@ -223,7 +224,8 @@ def _turns(items: Items) -> list[dict[str, Any]]:
 
 def _turn(item: Any, number: int) -> dict[str, Any] | None:
     """None of what the model thought."""
-    kind = item.get("type") or ("role" in item and "message") if isinstance(item, Mapping) else None
+    known = item if isinstance(item, Mapping) else {}
+    kind = str(known.get("type") or ("message" if "role" in known else ""))
     if kind == "reasoning":
         return None
     if kind == "message":

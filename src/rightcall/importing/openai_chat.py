@@ -57,7 +57,7 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
             yield Recorded(calls=(), left_out=one.left_out)
             continue
         made = _attempt({**record, "messages": one.messages, "model": one.model}, cut=one.cut)
-        yield made.model_copy(update={"turns": tuple(_path(one.messages, named))})
+        yield made.model_copy(update={"turns": tuple(_path(one.messages, made.model, named))})
 
 
 def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
@@ -103,13 +103,13 @@ def _asking(made: Recorded, question: str) -> Recorded:
     return begun.without_later().model_copy(update={"question": question})
 
 
-def _path(messages: Sequence[Mapping[str, Any]], named: Sequence[Any]) -> list[str]:
+def _path(messages: Sequence[Mapping[str, Any]], model: str, named: Sequence[Any]) -> list[str]:
     """What tells from others the beginnings of a conversation that are no attempts of their own, since
     they end with calls or were answered by the agent loop, and, last, the whole. Where the record names
     its problem, they are none whatever came next. Ids of calls, thoughts and what the system says do
     not count: clients send them again otherwise, or not at all."""
     told = any(one is not None for one in named)
-    path, made = digest(*named), list[str]()
+    path, made = digest(model, *named), list[str]()
     for message, following in pairwise([*messages, {"role": "user"}]):
         role, words, calls = message["role"], _text(message), _tool_calls(message)
         if role in ("system", "developer"):
@@ -391,8 +391,8 @@ def _arguments(text: Any) -> dict[str, Any] | None:
     if isinstance(text, Mapping):
         return dict(text)
     try:
-        given = json.loads(text) if text and text.strip() else {}
-    except ValueError:
+        given = json.loads(text) if text and str(text).strip() else {}
+    except (ValueError, TypeError):
         return None
     if given is None:
         return {}
