@@ -17,9 +17,10 @@ def doubted(chain: Chain, recorded: Recorded, functions: FunctionSet) -> Chain:
         recorded.as_given and not recorded.process_wrong
     ):
         return chain
+    steps = chain.steps[:-1] if chain.maybe_cut else chain.steps
     turns = [
         (step, call)
-        for step, call in zip(chain.steps, recorded.calls, strict=False)
+        for step, call in zip(steps, recorded.calls, strict=False)
         if not _steers(step, call, functions)
     ]
     # In an export of ours a call may stand in the words of a turn.

@@ -8,12 +8,13 @@
      "problem_id": ..., "question": ..., "model": ..., "sample": ..., "gold": ..., "correct": ...,
      "replies": ..., "dialect": ..., "process": ...}
 
-All but `messages` may be missing. The problem is the `question`, or else what the user said: before the
-first reply, or later if that is a problem's question (examples may come first). Calls of one turn
-become successive steps; in a last text without a call stands the answer. What `rightcall.exporting`
-writes is read back to the same replies: `replies` are the model's own texts, one for each of its turns,
-empty where the messages tell it, `dialect` says that names and nulls are the model's own, and `process`
-how that was judged.
+All but `messages` may be missing. Requests with their responses, and the items of the Responses API,
+are made into that first (see `exchanges`). The problem is the `question`, or else what the user said:
+before the first reply, or later if that is a problem's question (examples may come first). Calls of
+one turn become successive steps; in a last text without a call stands the answer. What
+`rightcall.exporting` writes is read back to the same replies: `replies` are the model's own texts, one
+for each of its turns, empty where the messages tell it, `dialect` says that names and nulls are the
+model's own, and `process` how that was judged.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from rightcall.chain import digest
 from rightcall.dialects import DIALECTS, NOT_RUN
 from rightcall.errors import DataError
+from rightcall.importing.exchanges import conversations, is_exchange
 from rightcall.importing.recorded import Place, Recorded, RecordedCall
 from rightcall.leaks import normalised
 from rightcall.tasks.math.answers import values
@@ -37,13 +40,27 @@ PARALLEL = "turn with several calls, made successive steps"
 SPOKEN = "last text taken as the answer"
 READ = "answer read from the last text"
 DENIED = "last text that says only what the answer is not, no answer"
+CUT = "last reply cut at a limit of length, no answer"
 EMPTY = "last turn without words or a call, no answer"
 NOT_JSON = "arguments that are no JSON object: a call that fails"
 
 
 def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
-    """The one attempt of a conversation."""
+    """The one attempt of a conversation, or one for each choice of a response."""
     del place
+    if not is_exchange(record):
+        yield _attempt(record)
+        return
+    named = [record.get("problem_id"), record.get("question")]
+    for one in conversations(record):
+        if one.left_out:
+            yield Recorded(calls=(), left_out=one.left_out)
+            continue
+        made = _attempt({**record, "messages": one.messages, "model": one.model}, cut=one.cut)
+        yield made.model_copy(update={"turns": tuple(_path(one.messages, made.model, named))})
+
+
+def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
     if "messages" not in record and {"chosen", "rejected"} <= record.keys():
         raise DataError(
             "the record is a preference pair, not a conversation",
@@ -56,7 +73,8 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
     turns = messages[first:]
     notes: list[str] = []
     final = None
-    if turns and turns[-1]["role"] == "assistant" and not _tool_calls(turns[-1]):
+    notes += [CUT] if cut else []
+    if not cut and turns and turns[-1]["role"] == "assistant" and not _tool_calls(turns[-1]):
         final, turns = _final(_without_thoughts(_text(turns[-1])), notes), turns[:-1]
     calls, later = _conversation(turns, _exact(record.get("replies"), messages), notes)
     made = Recorded(
@@ -69,11 +87,12 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
         calls=tuple(calls),
         as_given=record.get("dialect") in list(DIALECTS),
         process_wrong=record.get("process") == "wrong",
+        cut=cut,
         final=final,
         correct=record.get("correct"),
         notes=tuple(notes),
     )
-    yield _asking(made, record["question"]) if record.get("question") else made
+    return _asking(made, record["question"]) if record.get("question") else made
 
 
 def _asking(made: Recorded, question: str) -> Recorded:
@@ -82,6 +101,36 @@ def _asking(made: Recorded, question: str) -> Recorded:
     places = [i for i, (_, text) in enumerate(made.later) if wanted in f" {normalised(text)} "]
     begun = made.begun_at(places[-1]) if places else made
     return begun.without_later().model_copy(update={"question": question})
+
+
+def _path(messages: Sequence[Mapping[str, Any]], model: str, named: Sequence[Any]) -> list[str]:
+    """What tells from others the beginnings of a conversation that are no attempts of their own, since
+    they end with calls or were answered by the agent loop, and, last, the whole. Where the record names
+    its problem, they are none whatever came next. Ids of calls, thoughts and what the system says do
+    not count: clients send them again otherwise, or not at all."""
+    told = any(one is not None for one in named)
+    path, made = digest(model, *named), list[str]()
+    for message, following in pairwise([*messages, {"role": "user"}]):
+        role, words, calls = message["role"], _text(message), _tool_calls(message)
+        if role in ("system", "developer"):
+            continue
+        words = _without_thoughts(words) if role == "assistant" else words
+        path = digest(path, json.dumps([role, words.strip(), [*map(_said, calls)]], sort_keys=True))
+        asked = following["role"] == "user" and not _text(following).startswith(_LOOP)
+        if role == "assistant" and (told or calls or not asked):
+            made.append(path)
+    return [*made, path]
+
+
+_LOOP = "Error:"
+"""Begins the agent loop's own words to a reply without a call, which are not the user's."""
+
+
+def _said(call: Mapping[str, Any]) -> list[Any]:
+    made = call.get("function") or call["custom"]
+    sent = made.get("arguments", made.get("input"))
+    given = _arguments(sent)
+    return [made["name"], sent if given is None else given]
 
 
 def _check(messages: Any) -> None:
@@ -287,8 +336,7 @@ def _conversation(
         after = turns[start + 1 : end]
         calls += _turn(turns[start], text, after, notes)
         said = [words for m in after if m["role"] == "user" and (words := _text(m)).strip()]
-        # The agent loop's own words to a reply without a call are not the user's.
-        later += [(len(calls), words) for words in said if not words.startswith("Error:")]
+        later += [(len(calls), words) for words in said if not words.startswith(_LOOP)]
     return calls, later
 
 
@@ -343,8 +391,8 @@ def _arguments(text: Any) -> dict[str, Any] | None:
     if isinstance(text, Mapping):
         return dict(text)
     try:
-        given = json.loads(text) if text and text.strip() else {}
-    except ValueError:
+        given = json.loads(text) if text and str(text).strip() else {}
+    except (ValueError, TypeError):
         return None
     if given is None:
         return {}

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -25,6 +27,7 @@ from pydantic_core import PydanticSerializationError
 
 from rightcall.chain import JSON, Frozen, Problem
 from rightcall.errors import DataError, DefinitionError, RightCallError, first_fault, nearest
+from rightcall.importing.exchanges import Rows, is_exchange
 from rightcall.task import load_module
 
 
@@ -95,6 +98,15 @@ class Recorded(Frozen):
     answers: tuple[str, ...] = ()
     """Where the model wrote a program and gave no answer itself: the answers that the result of the
     last call may give. The chain stops with the one that the result is or begins with."""
+    cut: bool = False
+    """The last call, or what was said in its place, hit a limit of length: the attempt ends there, as a
+    collected one would, and its last turn is no mistake of the model's."""
+    turns: tuple[str, ...] = ()
+    """Where a log may have a conversation in several records, each with all that was said before: what
+    tells from others the beginnings of the conversation that are no attempts of their own, and, last,
+    the whole. Of a conversation that another record begins with, none is made."""
+    left_out: str = ""
+    """Why the record is no attempt at all, such as a request that failed; empty if it is one."""
     correct: bool | None = None
     """The publisher's own verdict."""
     notes: tuple[str, ...] = ()
@@ -127,6 +139,7 @@ class Recorded(Frozen):
 
 
 BEFORE_LEFT_OUT = "turns before the last question left out"
+SHORTER = "conversation that a longer record has, too"
 LATER_LEFT_OUT = "words of the user after the first reply left out"
 
 
@@ -183,13 +196,17 @@ def read_log(
 def read_logs(
     importer: Importer, paths: Iterable[str | Path], *, model: str | None = None, skip_bad: bool = False
 ) -> Iterator[tuple[Place, Recorded] | Unreadable]:
-    """What several logs hold, one after the other; there must be a record in one of them."""
+    """What several logs hold, one after the other; there must be a record in one of them. Records are
+    looked through first, since some are parts of others: see `exchanges`."""
     logs = [*map(Path, paths)]
+    rows = Rows(record for _, record in _readable(logs))
+    longer = _longer(importer, logs, rows) if rows.exchanges else set()
+    whole = partial(rows.whole, before={})
     empty = True
-    for place, text in (record for path in logs for record in _records(path)):
+    for place, text in _records(logs):
         empty = False
         try:
-            found = _read(importer, text, place)
+            found = _read(importer, text, place, whole)
         except DataError as error:
             if not skip_bad:
                 raise DataError(
@@ -200,8 +217,10 @@ def read_logs(
                 ) from error
             yield Unreadable(place=place, fault=str(error))
             continue
+        own = {} if model is None else {"model": model}
         for one in found:
-            yield place, one if model is None else one.model_copy(update={"model": model})
+            left_out = SHORTER if longer.intersection(one.turns[-1:]) else one.left_out
+            yield place, one.model_copy(update={**own, "left_out": left_out, "turns": ()})
     if empty:
         raise DataError(
             "the log is empty",
@@ -210,12 +229,44 @@ def read_logs(
         )
 
 
-def _read(importer: Importer, text: str | Mapping[str, JSON], place: Place) -> list[Recorded]:
+def _longer(importer: Importer, logs: Sequence[Path], rows: Rows) -> set[str]:
+    """The beginnings of conversations in a log (see `Recorded.turns`)."""
+    found: set[str] = set()
+    whole = partial(rows.whole, before={})
+    for place, record in _readable(logs):
+        if not is_exchange(record):
+            continue
+        with suppress(DataError):  # it is raised, or listed, where the record is read
+            for one in _read(importer, record, place, whole):
+                found.update(path for path in one.turns[:-1] if path != one.turns[-1])
+    return found
+
+
+def _readable(logs: Sequence[Path]) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    for place, text in _records(logs):
+        try:
+            record = _record(text)
+        except (DataError, ValueError, RecursionError):
+            continue
+        yield place, record
+
+
+def _record(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    record = json.loads(text) if isinstance(text, str) else text
+    if not isinstance(record, Mapping):
+        raise DataError("the record is no JSON object", value=str(text)[:80])
+    return record
+
+
+def _read(
+    importer: Importer,
+    text: str | Mapping[str, Any],
+    place: Place,
+    whole: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
+) -> list[Recorded]:
     try:
-        record = json.loads(text) if isinstance(text, str) else text
-        if not isinstance(record, Mapping):
-            raise DataError("the record is no JSON object", value=str(text)[:80])
-        return [_checked(one) for one in importer(record, place)]
+        record = whole(_record(text))
+        return [] if record is None else [_checked(one) for one in importer(record, place)]
     except DataError:
         raise
     except RightCallError as error:
@@ -245,7 +296,12 @@ def _checked(one: object) -> Recorded:
     return one
 
 
-def _records(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
+def _records(paths: Iterable[Path]) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
+    for path in paths:
+        yield from _records_of(path)
+
+
+def _records_of(path: Path) -> Iterator[tuple[Place, str | Mapping[str, JSON]]]:
     if path.is_dir():
         inside = sorted(one.name for one in path.iterdir() if one.suffix in _READ)
         raise DataError(

@@ -11,13 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import get_type_hints
 
-from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, digest
+from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, StopReason, digest
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
 from rightcall.importing.doubt import doubted
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.importing.spelling import in_replies
-from rightcall.importing.summary import MANY, ImportReport, Tally, Unplaced
+from rightcall.importing.summary import MANY, ImportReport, LeftOut, Tally, Unplaced
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
 from rightcall.models.scripted import Replay, in_its_dialect
@@ -295,9 +295,12 @@ class _Import:
             if isinstance(entry, Unreadable):
                 self.tally.unreadable.append(entry)
                 continue
-            place = entry[0]
+            place, said = entry
+            if said.left_out:
+                self.tally.left_out.append(LeftOut(place=place, why=said.left_out))
+                continue
             self.tally.records += 1
-            found = self.known.of(place, entry[1])
+            found = self.known.of(place, said)
             if isinstance(found, Unplaced):
                 self.tally.without_problem.append(found)
                 continue
@@ -334,7 +337,11 @@ class _Import:
         if found is None:
             return None
         said = one.recorded.calls
-        if any(step.reply != call.reply for step, call in zip(found.steps, said, strict=False)):
+        ended = found.stop_reason in (StopReason.RECORD_ENDED, StopReason.REPLY_TRUNCATED)
+        longer = len(said) + (one.recorded.final is not None) > len(found.steps)
+        if (ended and longer) or any(
+            step.reply != call.reply for step, call in zip(found.steps, said, strict=False)
+        ):
             raise DataError(
                 f"{one.place}, is not what was imported from it before",
                 value=f"problem {problem}, chain {one.key}",
@@ -354,7 +361,8 @@ class _Replay(Replay):
     def reply(self, request: Request, turn: int) -> Reply:
         recorded = self._records[request.chain]
         if turn < len(recorded.calls):
-            return Reply(text=recorded.calls[turn].reply)
+            cut = recorded.cut and turn == len(recorded.calls) - 1
+            return Reply(text=recorded.calls[turn].reply, finish_reason="length" if cut else "stop")
         answer = _answer(recorded, request.messages[-1]["content"]) if turn else recorded.final
         if turn > len(recorded.calls) or answer is None:
             return Reply(text="", finish_reason="end")

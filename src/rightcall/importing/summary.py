@@ -70,6 +70,13 @@ class Unplaced(Frozen):
     """That question."""
 
 
+class LeftOut(Frozen):
+    """A record that is no attempt of its own."""
+
+    place: Place
+    why: str
+
+
 class OtherGold(Frozen):
     """A right answer of the log's that is not right by the task: once for each problem and answer."""
 
@@ -112,7 +119,7 @@ class ImportReport(Frozen):
     task: str
     functions: tuple[str, ...]
     records: int
-    """Attempts in the log, unreadable records not counted."""
+    """Attempts in the log; records that are unreadable or none are not counted."""
     chains: int
     """Attempts that are chains now; those of `records` that are not are in the lists below."""
     already_there: int
@@ -121,6 +128,8 @@ class ImportReport(Frozen):
     """Attempts that the log holds twice."""
     without_problem: tuple[Unplaced, ...]
     unreadable: tuple[Unreadable, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """Records that are no attempts of their own."""
     own_problems: int
     """Problems that the log itself gave."""
     looked_in: str = ""
@@ -161,9 +170,10 @@ class ImportReport(Frozen):
         if self.chains:
             return None
         if not self.records:
+            faults = [*(one.fault for one in self.unreadable), *(one.why for one in self.left_out)]
             return DataError(
                 "no record of the log is an attempt that can be read",
-                value=_cell(self.unreadable[0].fault.rstrip(".")) if self.unreadable else None,
+                value=_cell(faults[0].rstrip(".")) if faults else None,
                 remedy="It may be a log for another importer.",
             )
         known = sum(bool(one.known) for one in self.without_problem)
@@ -193,6 +203,10 @@ class ImportReport(Frozen):
             ("held twice, imported once", len(self.duplicates)),
             ("without a problem", len(self.without_problem)),
             ("unreadable records", len(self.unreadable)),
+            *(
+                (f"no attempt: {why}", count)
+                for why, count in sorted(Counter(one.why for one in self.left_out).items())
+            ),
             ("problems that the log itself gave", self.own_problems),
             ("calls re-executed", self.calls),
             ("  of these failed", self.failed),
@@ -263,6 +277,7 @@ class ImportReport(Frozen):
                 [(u.text, u.model, u.problem_id, u.place) for u in self.unread],
             ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
+            ("No attempts", ["why", "where"], [(one.why, one.place) for one in self.left_out]),
             ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
         ]
         return [
@@ -392,6 +407,7 @@ class Tally:
         self.duplicates: list[Place] = []
         self.without_problem: list[Unplaced] = []
         self.unreadable: list[Unreadable] = []
+        self.left_out: list[LeftOut] = []
         self.own: set[str] = set()
 
     def chain(self, place: Place, recorded: Recorded, gold: str, chain: Chain, *, fresh: bool) -> None:
@@ -486,6 +502,7 @@ class Tally:
             duplicates=tuple(self.duplicates),
             without_problem=tuple(self.without_problem),
             unreadable=tuple(self.unreadable),
+            left_out=tuple(self.left_out),
             own_problems=len(self.own),
             looked_in=looked_in,
             calls=self.calls,
