@@ -300,8 +300,15 @@ def test_leaks_are_looked_for_in_all_problems_that_there_are(
     assert {leak["kind"] for leak in json.loads(found.out)["leaks"]} == {"reordered"}
     some = rightcall(*arguments, "--count", 2000)
     assert json.loads(some.out)["train"] == 2000 < json.loads(found.out)["train"]
-    generated = json.loads(rightcall("tasks", "leaks", "tiny-math", "--json").out)
-    assert generated["train"] == generated["test"] == 2000
+
+
+@pytest.mark.parametrize("task", ["tiny-math", "rules", "reasoning_gym"])
+def test_leaks_are_looked_for_in_some_problems_of_those_without_end(
+    rightcall: Command, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rightcall.cli.ENDLESS", 50)
+    generated = json.loads(rightcall("tasks", "leaks", task, "--json").out)
+    assert generated["train"] == generated["test"] == 50
 
 
 def test_strategies_are_compared_in_one_table(rightcall: Command, chains: Path) -> None:

@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rightcall import __version__
-from rightcall.config import RunConfig, differing_keys, dump_config, load_config, resolve
+from rightcall.config import RunConfig, TaskRun, differing_keys, dump_config, load_config, resolve
 from rightcall.errors import ConfigError
+from rightcall.evaluate import EvaluateConfig
 from rightcall.settings import flat, merged, set_key
+from rightcall.task import load_task
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL: dict[str, Any] = {"name": "small", "tasks": {"math": {}}}
@@ -218,3 +220,12 @@ def test_any_toml_literal_survives_an_override(value: Any) -> None:
     table: dict[str, Any] = {}
     set_key(table, f"a.b={literal}")
     assert table == {"a": {"b": value}}
+
+
+def test_settings_made_in_python_go_by_the_tasks_budgets() -> None:
+    settings = TaskRun(task="rules")
+    rules = load_task("rules")
+    assert settings.evaluate.budgets_for(rules) == rules.budgets != (10, 20)
+    assert EvaluateConfig(budgets=(4, 2)).budgets_for(rules) == (2, 4)
+    with pytest.raises(ConfigError, match="budgets"):
+        small(evaluate={"budgets": []})

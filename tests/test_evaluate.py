@@ -273,6 +273,8 @@ def test_budgets_are_sorted_and_checked() -> None:
     assert EvaluateConfig(budgets=(20, 10, 10)).budgets == (10, 20)
     with pytest.raises(ConfigError, match="positive"):
         EvaluateConfig(budgets=(0, 10))
+    with pytest.raises(ConfigError, match="positive"):
+        EvaluateConfig(budgets=())
 
 
 def candidates(log: list[str], **waits: int) -> dict[str, Callable[[], toys.Played]]:

@@ -8,7 +8,7 @@ pytest.importorskip("reasoning_gym")
 
 from rightcall.chain import Outcome
 from rightcall.check import check_task, gold_chain
-from rightcall.errors import ConfigError, DataError
+from rightcall.errors import ConfigError, DataError, EndlessSplit
 from rightcall.task import Proved, load_task
 from rightcall.tasks.gym_scoring import UNUSABLE, dataset, evaluates, harmless
 from rightcall.tasks.reasoning_gym import ReasoningGymTask
@@ -85,7 +85,7 @@ def test_only_generators_that_there_are_are_refused():
 
 
 def test_a_count_is_needed():
-    with pytest.raises(ConfigError, match="without end"):
+    with pytest.raises(EndlessSplit, match="without end"):
         next(ReasoningGymTask().problems("train"))
 
 

@@ -57,8 +57,11 @@ def loaded(folder: Path, body: str, **options: object) -> Task:
         ),
         (
             "class Mine(Base):\n    budgets = (10, 0)",
-            r"budgets of task Mine are not numbers of steps: \(10, 0\)",
+            r"budgets of task Mine are not ascending numbers of steps: \(10, 0\)",
         ),
+        ("class Mine(Base):\n    budgets = 20", "not ascending numbers of steps: 20"),
+        ("class Mine(Base):\n    budgets = (True,)", "not ascending numbers of steps"),
+        ("class Mine(Base):\n    budgets = (20, 10)", "not ascending numbers of steps"),
         (
             "class Mine(Base):\n    functions = (stop, len)",
             "functions of task Mine holds something else: <built-in function len>",

@@ -276,6 +276,7 @@ def tasks_leaks(
 ) -> None:
     """Test questions that training has, exactly or nearly; exits with 1 if there is an exact one."""
     from rightcall import terminal
+    from rightcall.errors import EndlessSplit
     from rightcall.leaks import find_leaks
     from rightcall.task import SPLITS
 
@@ -283,11 +284,9 @@ def tasks_leaks(
 
     def of(split: str) -> Iterator[Problem]:
         try:
-            return loaded.problems(split, count, seed)
-        except ConfigError:
-            if count is not None:
-                raise
-            return loaded.problems(split, ENDLESS, seed)
+            yield from loaded.problems(split, count, seed)
+        except EndlessSplit:  # before its first problem
+            yield from loaded.problems(split, ENDLESS, seed)
 
     learned = of(train) if train in SPLITS else _asked(_existing(Path(train)))
     report = find_leaks(learned, of(test), threshold=threshold, numbers=not any_numbers)

@@ -59,6 +59,10 @@ class MissingSplit(DataError):
     """A task's data has no problems of a split. Boundary: what can do without that split."""
 
 
+class EndlessSplit(ConfigError):
+    """A task generates problems without end, and nobody said how many. Boundary: what can choose."""
+
+
 class RenderingError(RightCallError):
     """A conversation cannot be turned into tokens and a train mask. Boundary: tokenisation."""
 

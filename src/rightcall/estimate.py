@@ -326,7 +326,7 @@ def _estimate_task(name: str, settings: TaskRun, seed: int, folder: Path) -> Ite
     for role in ROLES:
         if role == "teacher" and settings.collect.teacher.chains:
             continue
-        budget = Budget(steps=max(wanted.budgets), tokens=wanted.tokens)
+        budget = Budget(steps=max(wanted.budgets_for(task)), tokens=wanted.tokens)
         sampling = Sampling(max_tokens=wanted.max_tokens)
         setting = Setting(task, functions, role, sampling, budget, seed, dialect)
         spec = settings.models.teacher if role == "teacher" else settings.models.student

@@ -50,7 +50,7 @@ from rightcall.models import ChatModel, Sampling
 from rightcall.rate import Rate, rate
 from rightcall.rollout import Budget, Job, Setting, chain_key
 from rightcall.stats import mean, pass_at_k
-from rightcall.task import BUDGETS
+from rightcall.task import BUDGETS, Task
 
 POOLED = "pooled"
 
@@ -63,9 +63,9 @@ Chains = dict[tuple[str, int], Chain]
 class EvaluateConfig(Frozen):
     """How models are evaluated; the same for every role, or nothing can be compared."""
 
-    budgets: tuple[int, ...] = ()
-    """Step budgets that are reported; chains are rolled out once, at the largest. The task's own if
-    none is given."""
+    budgets: tuple[int, ...] | None = None
+    """Step budgets that are reported; chains are rolled out once, at the largest. None for the task's
+    own: see `budgets_for`."""
     samples: int = Field(0, ge=0)
     """Sampled chains per problem, beside the greedy one."""
     temperature: float = Field(1.0, gt=0)
@@ -79,8 +79,12 @@ class EvaluateConfig(Frozen):
 
     @field_validator("budgets")
     @classmethod
-    def _ascending(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
-        return _checked_budgets(budgets) if budgets else ()
+    def _ascending(cls, budgets: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return None if budgets is None else _checked_budgets(budgets)
+
+    def budgets_for(self, task: Task) -> tuple[int, ...]:
+        """Step budgets, ascending, under which this task is evaluated."""
+        return task.budgets if self.budgets is None else self.budgets
 
 
 class ProblemScore(Frozen):
@@ -222,7 +226,7 @@ def evaluate(
     figures are never mixed.
     """
     by = model if isinstance(model, Collector) else InProcess(model)
-    budgets = config.budgets or setting.task.budgets
+    budgets = config.budgets_for(setting.task)
     greedy = replace(
         setting,
         budget=Budget(steps=max(budgets), tokens=config.tokens),

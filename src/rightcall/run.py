@@ -424,7 +424,7 @@ def choose(method: str) -> Callable[[Place], str]:
         setting = place.setting(
             method,
             Sampling(max_tokens=wanted.max_tokens),
-            Budget(steps=max(wanted.budgets), tokens=wanted.tokens),
+            Budget(steps=max(wanted.budgets_for(place.task)), tokens=wanted.tokens),
         )
         with terminal.progress(f"choose {method}", len(candidates) * len(problems)) as on_chain:
             folder = place.folder / "selection" / method

@@ -64,8 +64,8 @@ class Task(ABC):
     @abstractmethod
     def problems(self, split: str, count: int | None = None, seed: int = 0) -> Iterator[Problem]:
         """Problems of a split: the same arguments give the same problems, and the splits share no
-        question. `count=None` gives all there are; an endless generator refuses, when it is called,
-        with `ConfigError`."""
+        question. `count=None` gives all there are; where they are generated without end, it raises
+        `EndlessSplit`."""
 
     def verify(self, problem: Problem, answer: str) -> bool:
         """Whether an answer is right."""
@@ -220,10 +220,12 @@ def _check_class(made: type[Task]) -> None:
         raise DefinitionError(
             f"task {made.__name__} lacks a method", value=missing[0], remedy="Write it: see `Task`."
         )
-    if not (made.budgets and all(isinstance(b, int) and b > 0 for b in made.budgets)):
+    budgets: Any = made.budgets
+    numbers = _is_list(budgets) and budgets and all(type(b) is int and b > 0 for b in budgets)
+    if not numbers or list(budgets) != sorted(set(budgets)):
         raise DefinitionError(
-            f"budgets of task {made.__name__} are not numbers of steps",
-            value=made.budgets,
+            f"budgets of task {made.__name__} are not ascending numbers of steps",
+            value=budgets,
             remedy="For example budgets = (10, 20).",
         )
     listed = inspect.getattr_static(made, "functions")

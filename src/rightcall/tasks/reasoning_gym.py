@@ -16,7 +16,7 @@ from typing import Any
 
 from rightcall import sandbox
 from rightcall.chain import Chain, Judgement, Problem, digest, seed_of
-from rightcall.errors import CallError, ConfigError, MissingSplit, nearest
+from rightcall.errors import CallError, ConfigError, EndlessSplit, MissingSplit, nearest
 from rightcall.leaks import normalised
 from rightcall.task import SPLITS, Proved, Refuted
 from rightcall.tasks.math.numbers import read_number
@@ -65,7 +65,7 @@ class ReasoningGymTask(ExactMath):
         if split not in SPLITS:
             raise ConfigError("unknown split", value=split, remedy=nearest(split, SPLITS))
         if count is None:
-            raise ConfigError(
+            raise EndlessSplit(
                 "reasoning_gym problems are generated without end", remedy="Say how many you want."
             )
         found = self._new(split, seed)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from rightcall.chain import Chain, Judgement, Problem
-from rightcall.errors import CallError, ConfigError, nearest
+from rightcall.errors import CallError, ConfigError, EndlessSplit, nearest
 from rightcall.functions import Function, FunctionSet, Role, State, Stop, function
 from rightcall.task import SPLITS, Proved, Refuted, Task
 from rightcall.tasks.fol import generator, prover
@@ -446,7 +446,9 @@ class FolTask(Formalising):
         if split not in SPLITS:
             raise ConfigError("no split of that name", value=split, remedy=nearest(split, SPLITS))
         if count is None:
-            raise ConfigError("fol problems are generated without end", remedy="Say how many you want.")
+            raise EndlessSplit(
+                "fol problems are generated without end", remedy="Say how many you want."
+            )
         return generator.problems(seed, split, count, size=self.size, provers=self.provers)
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import islice
 
 from rightcall.chain import Call, Chain, Judgement, Problem
-from rightcall.errors import ConfigError, nearest
+from rightcall.errors import ConfigError, EndlessSplit, nearest
 from rightcall.functions import Function, FunctionSet, parse_calls
 from rightcall.task import SPLITS, Proved, Refuted, Task
 from rightcall.tasks.math.answers import same_value
@@ -83,7 +83,7 @@ class MathTask(ExactMath):
         if split not in SPLITS:
             raise ConfigError("unknown split", value=split, remedy=nearest(split, SPLITS))
         if count is None:
-            raise ConfigError(
+            raise EndlessSplit(
                 "math problems are generated without end", remedy="Say how many you want."
             )
         return islice(stream(seed, split, steps=self.steps, families=self.families), count)

@@ -12,7 +12,7 @@ from itertools import count
 from random import Random
 
 from rightcall.chain import Problem, digest, seed_of
-from rightcall.errors import ConfigError, nearest
+from rightcall.errors import ConfigError, EndlessSplit, nearest
 from rightcall.task import SPLITS
 from rightcall.tasks.fol.formula import Atom, Not
 from rightcall.tasks.rules.augmentation import OPERATIONS
@@ -119,7 +119,7 @@ class RulesTask(RuleTask):
         if split not in SPLITS:
             raise ConfigError("no split of that name", value=split, remedy=nearest(split, SPLITS))
         if count is None:
-            raise ConfigError(
+            raise EndlessSplit(
                 "rules problems are generated without end", remedy="Say how many you want."
             )
         return (generate(seed, split, index, self.size) for index in range(count))
