@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import venv
 from functools import partial
@@ -10,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-measure = pytest.importorskip("benchmarks.measure")
+from benchmarks import measure
 
 
 @pytest.fixture(scope="module")
@@ -91,4 +91,4 @@ def test_what_cannot_be_made_says_why_and_leaves_no_process(bare: str, elsewhere
 
 def test_an_interpreter_that_ends_at_once_is_told_of() -> None:
     with pytest.raises(RuntimeError, match="it: its process ended with code 1"):
-        evaluating("1", "/bin/false")
+        evaluating("1", shutil.which("false"))

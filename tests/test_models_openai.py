@@ -285,7 +285,7 @@ def test_a_server_that_wants_a_long_rest_is_left_alone_and_the_message_says_so()
 
 def test_a_server_that_hangs_is_given_up_and_asked_again() -> None:
     with FaultServer(hangs, says("ok")) as server:
-        reply, _ = answer(server, timeout=0.3)
+        reply, _ = answer(server, timeout=1)
     assert isinstance(reply, Reply)
     assert len(server.bodies) == 2
 
@@ -298,7 +298,7 @@ def test_faults_that_outlast_the_retries_are_model_errors() -> None:
         (cuts, "cannot talk to the server"),
     ):
         with FaultServer(act) as server:
-            reply, _ = answer(server, max_retries=1, timeout=0.3)
+            reply, _ = answer(server, max_retries=1, timeout=0.3 if act is hangs else 60)
         assert isinstance(reply, ModelError)
         assert said in str(reply)
         assert len(server.bodies) == 2
@@ -458,13 +458,16 @@ def test_half_a_surrogate_pair_in_a_reply_is_replaced_so_that_chains_can_be_writ
 
 
 def test_capacity_requests_are_open_at_once_and_no_more() -> None:
-    lock, level, highest = threading.Lock(), [0], [0]
+    lock, level, highest, full = threading.Lock(), [0], [0], threading.Event()
 
     def counted(handler: Handler) -> None:
         with lock:
             level[0] += 1
             highest[0] = max(highest[0], level[0])
-        time.sleep(0.1)
+            if level[0] == 3:
+                full.set()
+        full.wait(60)
+        time.sleep(0.05)  # for a fourth to come, if it may
         with lock:
             level[0] -= 1
         says("ok")(handler)

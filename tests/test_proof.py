@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from benchmarks import proof
 
 from rightcall.chain import ChainStore
 from rightcall.rollout import Budget
@@ -15,14 +15,8 @@ from rightcall.tasks.rules import RulesTask
 from rightcall.tiny.pretrain import Shape
 
 
-@pytest.fixture
-def proof(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    return pytest.importorskip("benchmarks.proof")
-
-
 def test_a_word_is_the_same_tokens_in_a_sentence_and_in_its_formula(
-    proof: ModuleType, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     tokenizer = proof.build_tokenizer(tmp_path, 200)
     for word, sentence, formula in (
@@ -41,7 +35,7 @@ def test_a_word_is_the_same_tokens_in_a_sentence_and_in_its_formula(
 
 @pytest.mark.slow
 def test_every_stage_runs_from_nothing_to_the_tables(
-    proof: ModuleType, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proof, "SHAPE", Shape(hidden=32, layers=1, heads=2, intermediate=32))
     monkeypatch.setattr(proof, "BUDGET", Budget(steps=8, tokens=400))

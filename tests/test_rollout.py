@@ -277,8 +277,10 @@ sys.path[:] = {path!r}
 from toys import Played, SumTask, solver
 from rightcall.rollout import Setting, collect
 task = SumTask()
+asked = []
 def slow(request):
-    time.sleep(0.01)
+    asked.append(request)
+    time.sleep(0.01 if len(asked) < 60 else 600)  # the kill comes before the end, however late
     return solver(request)
 setting = Setting(task, task.function_set(), "student")
 collect(setting, Played(slow, capacity=3), list(task.problems("train", 40)), 2, {file!r})

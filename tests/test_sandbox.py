@@ -107,7 +107,7 @@ def test_what_a_stopped_call_started_is_stopped_too(tmp_path: Path) -> None:
         time.sleep(600)
 
     run(lambda: None)  # warm, so that the second is the call's alone
-    assert failure(start_and_wait, str(note), seconds=1).kind is FailureKind.TIME_LIMIT
+    assert failure(start_and_wait, str(note), seconds=3).kind is FailureKind.TIME_LIMIT
     assert wait_until_gone(int(note.read_text()))
 
 

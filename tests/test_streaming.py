@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from benchmarks import streaming
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -305,7 +306,6 @@ def test_counts_are_those_of_the_latest_lines(tmp_path: Path) -> None:
 
 
 def test_the_chains_of_the_benchmark_are_chains_and_make_pairs(tmp_path: Path) -> None:
-    streaming = pytest.importorskip("benchmarks.streaming")
     made = [
         chain("add(1, 1)", f'stop("{n}")', right=n == 2, sample=n, question="What is 1 + 1?")
         for n in range(4)

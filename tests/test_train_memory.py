@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,9 +195,9 @@ def test_where_there_is_plainly_room_nothing_is_weighed(model, data, tmp_path, m
 
 
 def test_free_memory_is_shared_by_the_processes_of_a_machine(monkeypatch):
-    alone = memory.free_memory("cpu")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8192))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert memory.free_memory("cpu") == pytest.approx(alone / 4, rel=0.2)
+    assert memory.free_memory("cpu") == 2048
 
 
 def test_a_dry_run_says_what_training_takes_and_writes_nothing(model, data, tmp_path):
