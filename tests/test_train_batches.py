@@ -20,40 +20,38 @@ def row_of(length: int, trained: int = 1, *, first: int = 0, problem: str = "") 
 @settings(max_examples=50, deadline=None)
 @given(
     lengths=st.lists(st.integers(2, 60), min_size=1, max_size=80),
-    batch_size=st.integers(1, 9),
-    per_step=st.integers(1, 5),
+    size=st.integers(1, 9),
+    processes=st.integers(1, 5),
     epochs=st.integers(1, 3),
     seed=st.integers(0, 9),
 )
-def test_a_plan_takes_every_row_once_an_epoch_in_full_steps(
-    lengths, batch_size, per_step, epochs, seed
-):
+def test_a_plan_takes_every_row_once_an_epoch_in_full_steps(lengths, size, processes, epochs, seed):
     rows = [row_of(length) for length in lengths]
-    arguments = {"batch_size": batch_size, "per_step": per_step, "epochs": epochs, "seed": seed}
-    if len(rows) < per_step:
+    arguments = {"size": size, "processes": processes, "epochs": epochs, "seed": seed}
+    if len(rows) < processes:
         with pytest.raises(ConfigError, match="fewer rows"):
             plan(rows, **arguments)
         return
     made = plan(rows, **arguments)
     assert made == plan(rows, **arguments)
-    assert sorted(i for batch in made for i in batch.rows) == sorted([*range(len(rows))] * epochs)
-    assert len(made) % (per_step * epochs) == 0
-    assert all(batch.rows for batch in made)
-    for first in range(0, len(made), per_step):
-        step = made[first : first + per_step]
-        assert {batch.step_rows for batch in step} == {sum(len(batch.rows) for batch in step)}
+    assert sorted(i for share in made for i in share.rows) == sorted([*range(len(rows))] * epochs)
+    assert len(made) % (processes * epochs) == 0
+    assert all(share.rows for share in made)
+    for first in range(0, len(made), processes):
+        step = made[first : first + processes]
+        assert {share.step_rows for share in step} == {sum(len(share.rows) for share in step)}
 
 
-def test_micro_batches_never_exceed_the_batch_size_unless_rows_are_too_few_to_fill_a_step():
+def test_shares_never_exceed_their_size_unless_rows_are_too_few_to_fill_a_step():
     rows = [row_of(5 + i % 7) for i in range(101)]
-    sizes = [len(batch.rows) for batch in plan(rows, batch_size=4, per_step=3, epochs=1, seed=0)]
+    sizes = [len(share.rows) for share in plan(rows, size=4, processes=3, epochs=1, seed=0)]
     assert max(sizes) <= 4
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_plan_puts_similar_lengths_together():
     rows = [row_of(2 + (37 * i) % 200) for i in range(400)]
-    batches = plan(rows, batch_size=8, per_step=1, epochs=1, seed=0)
+    batches = plan(rows, size=8, processes=1, epochs=1, seed=0)
     spread = [
         max(rows[i].length for i in b.rows) - min(rows[i].length for i in b.rows) for b in batches
     ]
@@ -62,7 +60,7 @@ def test_a_plan_puts_similar_lengths_together():
 
 def test_the_rows_of_a_problem_stand_together():
     rows = [row_of(5 + i % 7, problem=f"p{i % 25}") for i in range(100)]
-    batches = plan(rows, batch_size=8, per_step=1, epochs=1, seed=0)
+    batches = plan(rows, size=8, processes=1, epochs=1, seed=0)
     problems = [{rows[i].problem for i in batch.rows} for batch in batches]
     assert max(map(len, problems)) <= 3, "two of four rows each, or parts of three"
     places = [n for n, found in enumerate(problems) for _ in found]

@@ -107,8 +107,9 @@ def test_trees_train_as_padded_sequences_do(architecture, tune, method, models, 
         {"gradient_checkpointing": True},
         {"batch_size": 2, "accumulation": 8},
         {"batch_size": 4, "accumulation": 4, "pack_tokens": 80},
+        {"batch_size": 4, "accumulation": 4, "packing": "padded"},
     ],
-    ids=["parts", "checkpointing", "accumulation", "accumulated parts"],
+    ids=["parts", "checkpointing", "accumulation", "accumulated parts", "padded"],
 )
 def test_how_a_step_is_cut_changes_nothing(changes, models, data, tmp_path):
     settings = {"tune": "full", "max_steps": 1, "sft_weight": 0.5, "warmup": 0, "batch_size": 16}
@@ -179,16 +180,30 @@ def test_dropout_falls_back_too(models, data, tmp_path, caplog):
     assert metrics(tmp_path / "out")[0]["sharing"] <= 1
 
 
-def test_a_tree_that_disagrees_with_the_sequences_stops_the_run(models, data, tmp_path, monkeypatch):
-    def forgetful(rows, indices, kernel="block"):
+def without_positions(batch):
+    batch["position_ids"] = batch["position_ids"] * 0
+
+
+def half_a_place_late(batch):
+    """Less than what rounding to bfloat16 does to a token."""
+    later = batch["position_ids"].shape[1] // 2
+    batch["position_ids"][:, later:] += 1
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("fault", [without_positions, half_a_place_late])
+def test_a_tree_that_disagrees_with_the_sequences_stops_the_run(
+    fault, dtype, tune, models, data, tmp_path, monkeypatch
+):
+    def faulty(rows, indices, kernel="block"):
         batch = collate_tree(rows, indices, kernel)
-        batch["position_ids"] = batch["position_ids"] * 0
+        fault(batch)
         return batch
 
-    monkeypatch.setattr("rightcall.train.loop.collate_tree", forgetful)
+    monkeypatch.setattr("rightcall.train.loop.collate_tree", faulty)
     with pytest.raises(ConfigError, match="on its prefix tree this model gives other log-prob"):
-        train(config(), models["llama"], data, tmp_path / "out")
-    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+        train(config(dtype=dtype, tune=tune), models["llama"], data, tmp_path / "out")
 
 
 # --- reference ------------------------------------------------------------------------------------
@@ -219,24 +234,27 @@ def test_a_second_training_on_the_same_base_reads_its_reference(models, data, tm
         + step_pairs(tmp_path / "other.jsonl", 5).read_text()[-3000:].partition("\n")[2]
     )
     train(config(beta=0.3), models["llama"], more, tmp_path / "b")
-    assert computed[0] == 2, "a sample is computed again"
+    assert computed[0] == 8, "a sample is computed again"
     assert 0 < sum(computed[1:]) < 8, "and what is new"
     computed.clear()
     train(config(beta=0.3), models["qwen2"], data, tmp_path / "c")
     assert computed == [16], "another base has another reference"
 
 
-def test_a_stale_cache_is_seen_and_computed_anew(models, data, tmp_path, caplog):
-    train(config(), models["llama"], data, tmp_path / "a")
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 0.05), ("bfloat16", 1.0)])
+def test_a_stale_cache_is_seen_and_computed_anew(dtype, off, models, data, tmp_path, caplog):
+    """`off`: nats by which sequences are wrong, one up and the next down."""
+    train(config(dtype=dtype), models["llama"], data, tmp_path / "a")
     (file,) = cache_folder().glob("*.safetensors")
     table = load_file(file)
-    save_file({**table, "logps": table["logps"] - 100}, file)
+    signs = 1 - 2 * (torch.arange(len(table["logps"])) % 2)
+    save_file({**table, "logps": table["logps"] + off * signs}, file)
     with caplog.at_level(logging.WARNING, logger="rightcall.train.reference"):
-        train(config(seed=1, max_steps=1), models["llama"], data, tmp_path / "b")
+        train(config(dtype=dtype, seed=1, max_steps=1), models["llama"], data, tmp_path / "b")
     assert "stale" in caplog.text
     assert metrics(tmp_path / "b")[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
     caplog.clear()
-    train(config(seed=2, max_steps=1), models["llama"], data, tmp_path / "c")
+    train(config(dtype=dtype, seed=2, max_steps=1), models["llama"], data, tmp_path / "c")
     assert "stale" not in caplog.text
 
 

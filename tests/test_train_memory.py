@@ -115,7 +115,7 @@ def peak_of_a_step(settings: TrainConfig, model: Path, data: Path, out: Path) ->
     rows = loop.rows_of(settings, memory.load_architecture(model), tokenizer, data)
     trainer = loop.build(settings, core, tokenizer, rows, out, device="cpu")
     core.train()
-    (pack,) = next(iter(trainer.get_train_dataloader()))["packs"]
+    (pack,) = next(iter(trainer.get_train_dataloader()))["batches"]
     for parameter in core.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
@@ -137,6 +137,10 @@ def test_logits_are_counted_as_far_as_they_are_held_at_once():
     assert few.parts["logits"] == pytest.approx(8 * 151936 * 4, rel=0.02)
     assert many.parts["logits"] == pytest.approx(64 * 151936 * 4, rel=0.02)
     assert step_at_most(config(max_length=100, batch_size=2), 4096) == Step(400, 400)
+    many = config(max_length=100, batch_size=2, accumulation=8, pack_tokens=1000)
+    assert step_at_most(many, 4096) == Step(1000, 1000)
+    padded = many.model_copy(update={"packing": "padded"})
+    assert step_at_most(padded, 4096) == Step(400, 400, 4)
     assert step_at_most(config(packing="padded", max_length=100, method="sft"), 64) == Step(
         1024, 1024, 16
     )
@@ -167,7 +171,8 @@ def test_a_training_that_does_not_fit_is_refused_before_anything_is_loaded(
 ):
     monkeypatch.setattr(loop, "load_policy", lambda *_: pytest.fail("weights were loaded"))
     monkeypatch.setattr(memory, "_HEAP", 0)
-    monkeypatch.setattr(memory, "REMEDIES", (memory.REMEDIES[0], memory.REMEDIES[4]))
+    recomputed, _, _, quantized, _ = memory.changes(config())
+    monkeypatch.setattr(memory, "changes", lambda _: (recomputed, quantized))
     with pytest.raises(ConfigError, match="does not fit") as refused:
         train(config(tune="full"), model, data, tmp_path / "out")
     said = str(refused.value)

@@ -78,7 +78,7 @@ def ours(config: TrainConfig, model: Path, data: Path, folder: Path):
     trainer = build(config, core, tokenizer, rows, folder)
     move(core)
     core.train()
-    ((batch,),) = (item["packs"] for item in trainer.get_train_dataloader())
+    ((batch,),) = (item["batches"] for item in trainer.get_train_dataloader())
     order = batch["rows"].argsort()
     loss, outputs = trainer.compute_loss(core, batch, return_outputs=True)
     loss.backward()

@@ -1,9 +1,8 @@
-"""Token rows → optimiser steps → micro-batches → tensors.
+"""Token rows → optimiser steps → each process's share → micro-batches → tensors.
 
 Which rows train together is decided here, once, and does not depend on how they are laid out: the
 rows of a problem stand side by side, so that a tree can share what they have in common, and every
-pair weighs the same in its optimiser step however the step is cut into micro-batches, packs and
-devices.
+pair weighs the same in its optimiser step however the step is cut into shares and micro-batches.
 """
 
 from __future__ import annotations
@@ -25,15 +24,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rightcall.train.attention import Kernel, Tree
+    from rightcall.train.config import TrainConfig
 
 _WINDOW = 8
 """Problems of this many optimiser steps are sorted by length together: little padding, fresh order."""
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """Rows whose gradients are added before the next micro-batch, and what their optimiser step holds
-    in all: losses are divided by the step's totals."""
+class Share:
+    """The rows of an optimiser step that one process takes, and what the step holds in all: losses are
+    divided by the step's totals."""
 
     rows: tuple[int, ...]
     step_rows: int
@@ -44,50 +44,46 @@ class MicroBatch:
 def plan(
     rows: Sequence[Row],
     *,
-    batch_size: int,
-    per_step: int,
+    size: int,
+    processes: int,
     epochs: int,
     seed: int,
     max_steps: int | None = None,
-) -> list[MicroBatch]:
-    """The whole training as a list: `per_step` micro-batches of at most `batch_size` rows for each
-    optimiser step (more, if there are too few rows for a step of smaller ones), every row once an
-    epoch, similar lengths together, sizes as even as can be. The rows of a problem follow each other;
-    where a micro-batch is full they go on in another one.
+) -> list[Share]:
+    """The whole training as a list: for each optimiser step a share of at most `size` rows for each
+    process (more, if there are too few rows for a step of smaller ones), every row once an epoch,
+    similar lengths together, sizes as even as can be. The rows of a problem follow each other; where
+    a share is full they go on in another one.
 
     The same arguments give the same list, so resuming is skipping.
     """
-    if len(rows) < per_step:
+    if len(rows) < processes:
         raise ConfigError(
-            "there are fewer rows than micro-batches in one optimiser step",
-            value=f"{len(rows)} rows, {per_step} micro-batches",
-            remedy="Lower `accumulation`.",
+            "there are fewer rows than processes",
+            value=f"{len(rows)} rows, {processes} processes",
+            remedy="Start fewer.",
         )
     generator = random.Random(f"plan/{seed}")
-    made: list[MicroBatch] = []
+    made: list[Share] = []
     for _ in range(epochs):
-        batches = _epoch(rows, batch_size, per_step, generator)
-        for first in range(0, len(batches), per_step):
-            step = batches[first : first + per_step]
-            inside = [i for batch in step for i in batch]
-            tokens = sum(sum(rows[i].chosen.trained) for i in inside)
-            made += [MicroBatch(tuple(batch), len(inside), tokens) for batch in step]
-    return made if max_steps is None else made[: max_steps * per_step]
+        for step in _epoch(rows, size * processes, processes, generator):
+            tokens = sum(sum(rows[i].chosen.trained) for i in step)
+            made += [Share(tuple(own), len(step), tokens) for own in _cut(step, processes)]
+    return made if max_steps is None else made[: max_steps * processes]
 
 
-def _epoch(
-    rows: Sequence[Row], batch_size: int, per_step: int, generator: random.Random
-) -> list[list[int]]:
-    count = len(rows)
-    steps = min(-(-count // (batch_size * per_step)), count // per_step)
-    batches = steps * per_step
-    order = [
-        i for problem in _problems(rows, _WINDOW * batch_size * per_step, generator) for i in problem
-    ]
-    cuts = [count * i // batches for i in range(batches + 1)]
-    made = [order[start:end] for start, end in pairwise(cuts)]
-    generator.shuffle(made)
-    return made
+def _epoch(rows: Sequence[Row], most: int, least: int, generator: random.Random) -> list[list[int]]:
+    """Optimiser steps of at most so many rows, or of at least so many where there are few."""
+    order = [i for problem in _problems(rows, _WINDOW * most, generator) for i in problem]
+    steps = _cut(order, min(-(-len(rows) // most), len(rows) // least))
+    generator.shuffle(steps)
+    return steps
+
+
+def _cut(rows: Sequence[int], parts: int) -> list[list[int]]:
+    """As evenly as can be."""
+    cuts = [len(rows) * i // parts for i in range(parts + 1)]
+    return [list(rows[start:end]) for start, end in pairwise(cuts)]
 
 
 def _problems(rows: Sequence[Row], window: int, generator: random.Random) -> list[list[int]]:
@@ -214,9 +210,18 @@ def _sides(indices: Sequence[int], sequences: int) -> _Sides:
     )
 
 
+def micro_batches(rows: Sequence[Row], indices: Sequence[int], config: TrainConfig) -> list[list[int]]:
+    """Rows, in their order, cut into what goes through the model together: `batch_size` of them where
+    they are padded; trees of at most `pack_tokens`."""
+    if config.packing == "tree":
+        return packs(rows, indices, config.pack_tokens)
+    size = config.batch_size
+    return [list(indices[first : first + size]) for first in range(0, len(indices), size)]
+
+
 def packs(rows: Sequence[Row], indices: Sequence[int], most: int) -> list[list[int]]:
-    """Rows of a micro-batch, in their order, cut so that the tree of each part has at most `most`
-    unique tokens; a row beyond that is a part of its own."""
+    """Rows, in their order, cut so that the tree of each part has at most `most` unique tokens; a row
+    beyond that is a part of its own."""
     sequences = [np.array(s.ids, np.int64) for s in _sequences(rows, indices)]
     if len(indices) == 1 or unique_tokens(sequences) <= most:
         return [list(indices)]

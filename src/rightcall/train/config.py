@@ -70,9 +70,9 @@ class TrainConfig(Frozen):
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many optimiser steps, if that is sooner."""
     batch_size: int = Field(8, ge=1)
-    """Rows (pairs or conversations) that go through the model together, on each device."""
+    """Rows (pairs or conversations) side by side in one pass, on each device, where they are padded."""
     accumulation: int = Field(1, ge=1)
-    """Micro-batches in an optimiser step."""
+    """`batch_size` times this is the number of rows that each device takes in an optimiser step."""
 
     max_length: int | None = Field(None, ge=2)
     """Tokens of a row's longer side; if not given, what the model takes. Rows are never cut."""
@@ -91,11 +91,12 @@ class TrainConfig(Frozen):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     packing: Literal["tree", "padded"] = "tree"
-    """`tree`: each unique token of a micro-batch goes through the model once; `padded`: each sequence
-    by itself. The same loss; a model that cannot do the first does the second and says so."""
+    """`tree`: each unique token of a step goes through the model once, as far as `pack_tokens` allows;
+    `padded`: each sequence by itself. The same loss; a model that cannot do the first does the second
+    and says so."""
     pack_tokens: int = Field(16384, ge=1)
-    """Unique tokens of a tree at most: a micro-batch beyond that is taken in parts, which bounds
-    memory. A single row may be longer."""
+    """Unique tokens of a tree at most: the rows of a step are packed into as few trees as that allows,
+    which bounds memory. A single row may be longer."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Of padded sequences. Auto: `flash_attention_2` on CUDA where flash-attn is installed and the
     computation is in bfloat16; else transformers' default. Trees have their own."""

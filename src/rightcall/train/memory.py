@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from rightcall.errors import ConfigError
-from rightcall.train.batches import MicroBatch, packs
+from rightcall.train.batches import Share, micro_batches
 from rightcall.train.config import MemoryEstimate, TrainConfig
 from rightcall.train.data import Row
 from rightcall.train.packing import unique_tokens
@@ -39,7 +39,7 @@ _WEIGHED = "rightcall_weighed"
 _4BIT = 0.5 + (1 + 4 / 256) / 64
 """Bytes of a weight in NF4: half of one, and a scale of a byte for 64, which are scaled by 256."""
 _LOOKED_AT = 16
-"""Micro-batches whose packs are looked at, the largest in raw tokens, to find the largest pack."""
+"""Shares whose micro-batches are looked at, the largest in raw tokens, to find the largest of these."""
 _ALLOCATOR = 0.1
 """What CUDA's allocator and kernels take beside, as a share of activations, logits and workspace."""
 _HEAP = 64 << 20
@@ -61,12 +61,18 @@ class Step:
     """Sequences side by side; 1 for a tree."""
 
 
-def largest_step(config: TrainConfig, rows: Sequence[Row], plan: Sequence[MicroBatch]) -> Step:
+def as_laid_out(config: TrainConfig, architecture: Any) -> TrainConfig:
+    """The config as it will be followed: padded where this architecture cannot be packed."""
+    if config.packing == "padded" or not why_not_packed(_empty(architecture, torch.float32)):
+        return config
+    return config.model_copy(update={"packing": "padded"})
+
+
+def largest_step(config: TrainConfig, rows: Sequence[Row], plan: Sequence[Share]) -> Step:
     """Of a training whose rows are known."""
     steps: list[Step] = []
-    for batch in sorted(plan, key=lambda b: -sum(rows[i].length for i in b.rows))[:_LOOKED_AT]:
-        whole = [list(batch.rows)]
-        parts = packs(rows, whole[0], config.pack_tokens) if config.packing == "tree" else whole
+    for share in sorted(plan, key=lambda s: -sum(rows[i].length for i in s.rows))[:_LOOKED_AT]:
+        parts = micro_batches(rows, share.rows, config)
         steps += [_step(config, [rows[i] for i in part]) for part in parts]
     return max(steps, key=lambda step: (step.tokens, step.terms))
 
@@ -91,7 +97,7 @@ def step_at_most(config: TrainConfig, window: int) -> Step:
     lines = sides * config.batch_size
     if config.packing == "padded":
         return Step(lines * longest, lines * longest, lines)
-    tokens = min(lines * longest, max(config.pack_tokens, sides * longest))
+    tokens = min(config.accumulation * lines * longest, max(config.pack_tokens, sides * longest))
     return Step(tokens, tokens)
 
 
@@ -124,8 +130,6 @@ def estimate(
     """Peak memory on each of `processes` devices ("cpu" or "cuda"), by parts; `sharded` if the weights
     are spread over them."""
     whole = _Shapes.of(config, architecture)
-    if config.packing == "tree" and why_not_packed(whole.model):
-        config = config.model_copy(update={"packing": "padded"})
     layers = _layers(architecture)
     few = _weighed(config, step, architecture, min(2, layers), device, sharded)
     further = max(0, layers - 2)
@@ -207,22 +211,25 @@ def give_back_at_once() -> None:
 _M_MMAP_THRESHOLD = -3
 """glibc's number for that size; once it is set it stays."""
 
-REMEDIES: tuple[dict[str, Any], ...] = (
-    {"gradient_checkpointing": True},
-    {"pack_tokens": 4096},
-    {"batch_size": 1},
-    {"tune": "lora"},
-    {"tune": "lora", "quantize": "4bit"},
-    {"tune": "lora", "quantize": "4bit", "gradient_checkpointing": True, "batch_size": 1},
-)
-"""Changes of settings that a refusal weighs."""
+_FEWER: dict[str, dict[str, Any]] = {"tree": {"pack_tokens": 4096}, "padded": {"batch_size": 1}}
+"""What bounds the tokens of a micro-batch, by layout."""
+
+
+def changes(config: TrainConfig) -> Iterator[dict[str, Any]]:
+    """Changes of settings that a refusal weighs, the mildest first."""
+    fewer = _FEWER[config.packing]
+    yield {"gradient_checkpointing": True}
+    yield fewer
+    yield {"tune": "lora"}
+    yield {"tune": "lora", "quantize": "4bit"}
+    yield {"tune": "lora", "quantize": "4bit", "gradient_checkpointing": True, **fewer}
 
 
 def remedies(
     config: TrainConfig, step: Step, architecture: Any, needed: int, **place: Any
 ) -> Iterator[tuple[str, MemoryEstimate]]:
     """Settings that would bring less, with what they would bring, the mildest first."""
-    for change in REMEDIES:
+    for change in changes(config):
         own = {k: v for k, v in change.items() if getattr(config, k) != v}
         if not own or (config.tune == "lora" and own.keys() == {"tune"}):
             continue
@@ -230,8 +237,8 @@ def remedies(
         share = 1.0
         if "batch_size" in own:
             share = 1 / config.batch_size
-        if "pack_tokens" in own and config.packing == "tree":
-            share = min(share, 4096 / step.tokens)
+        if "pack_tokens" in own:
+            share = min(share, own["pack_tokens"] / step.tokens)
         if share == 1.0 and own.keys() <= {"batch_size", "pack_tokens"}:
             continue
         tokens = max(1, round(step.tokens * share))

@@ -25,10 +25,11 @@ from torch import Tensor
 from rightcall import files
 from rightcall.rendering import Rendered
 from rightcall.train.data import Row
+from rightcall.train.scoring import Tolerance
 
 logger = logging.getLogger(__name__)
 
-SAMPLED = 2
+SAMPLED = 8
 """Rows that are known from the cache and computed again at each use."""
 
 Key = bytes
@@ -93,8 +94,8 @@ class Reference:
     compute: Callable[[Sequence[int]], Tensor]
     """Indices of rows → [len(indices), 2], by the reference model."""
     cache: ReferenceCache | None
-    tolerance: float
-    """Nats a token by which the cache may differ from what is computed."""
+    tolerance: Tolerance
+    """By how much the cache may differ from what is computed."""
     accelerator: Accelerator
 
     def logps(self) -> Tensor:
@@ -115,14 +116,14 @@ class Reference:
             return known
         expected = torch.tensor([[known[k] for k in keys[i]] for i in sample])
         lengths = torch.tensor([[sum(s.trained) for s in self.rows[i].sequences] for i in sample])
-        error = float(((self.compute(sample) - expected).abs() / lengths).max())
-        if error <= self.tolerance:
+        error = self.compute(sample) - expected
+        if self.tolerance.excess(error.flatten(), lengths.flatten()) <= 1:
             return known
         if self.cache is not None:
             logger.warning(
                 "the cached reference log-probabilities are stale (%.3g nats a token off) and are "
                 "computed anew: %s",
-                error,
+                float((error.abs() / lengths).max()),
                 self.cache.path,
             )
             if self.accelerator.is_main_process:

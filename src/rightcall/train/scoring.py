@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,29 @@ from rightcall.train.dpo import token_logps
 
 MAX_LOGITS = 1 << 28
 """Logits (terms times vocabulary) that are held at once: a gigabyte in float32."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two orders of the same computation may lie apart, in nats. Rounding is noise: single
+    tokens may be far off, but the mean of many may not."""
+
+    token: float
+    """At one token."""
+    drift: float
+    """In the mean over a sequence, however many tokens it has."""
+    noise: float
+    """What is added to `drift`, over the root of their number."""
+
+    def excess(self, error: Tensor, tokens: Tensor) -> float:
+        """How many times too far sequences are off in all: above 1 is too much. `error` [sequences]:
+        differences of their log-probabilities; `tokens` [sequences]: their trained tokens."""
+        allowed = self.drift + self.noise / tokens.sqrt()
+        return float((error / tokens / allowed).square().mean().sqrt())
+
+
+TOLERANCE = {torch.float32: Tolerance(1e-3, 1e-3, 0.0), torch.bfloat16: Tolerance(0.5, 0.02, 0.1)}
+"""By the precision of the computation."""
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -91,6 +115,47 @@ def tree_attention(core: Any) -> Iterator[None]:
         yield
     finally:
         core.set_attn_implementation(before)
+
+
+@contextmanager
+def in_float32(core: Any) -> Iterator[None]:
+    """Within this context a model in half precision, or of 4-bit weights, computes in float32: the
+    weights of one module at a time are widened while it runs."""
+    modules = [m for m in core.modules() if any(map(_is_half, m.parameters(recurse=False)))]
+    quantized = [
+        m for m in core.modules() if isinstance(getattr(m, "compute_dtype", None), torch.dtype)
+    ]
+    before = core.config._attn_implementation, [m.compute_dtype for m in quantized]
+    kept: dict[nn.Parameter, Tensor] = {}
+
+    def widen(module: nn.Module, _: Any) -> None:
+        for parameter in filter(_is_half, module.parameters(recurse=False)):
+            kept[parameter] = parameter.data
+            parameter.data = parameter.data.float()
+
+    def restore(module: nn.Module, *_: Any) -> None:
+        for parameter in module.parameters(recurse=False):
+            if parameter in kept:
+                parameter.data = kept.pop(parameter)
+
+    handles = [m.register_forward_pre_hook(widen) for m in modules]
+    handles += [m.register_forward_hook(restore, always_call=True) for m in modules]
+    for module in quantized:
+        module.compute_dtype = torch.float32
+    if "flash" in before[0]:  # it knows no float32
+        core.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, dtype in zip(quantized, before[1], strict=True):
+            module.compute_dtype = dtype
+        core.set_attn_implementation(before[0])
+
+
+def _is_half(parameter: nn.Parameter) -> bool:
+    return parameter.dtype in (torch.bfloat16, torch.float16)
 
 
 def why_not_packed(core: Any) -> str | None:

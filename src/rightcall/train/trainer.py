@@ -96,6 +96,8 @@ def at_most(
 
     architecture = memory.load_architecture(model)
     place, window = policy.training_device(device), policy.context_window(architecture)
-    made = memory.estimate(config, memory.step_at_most(config, window), architecture, device=place)
+    laid_out = memory.as_laid_out(config, architecture)
+    step = memory.step_at_most(laid_out, window)
+    made = memory.estimate(laid_out, step, architecture, device=place)
     made = made.model_copy(update={"free": memory.free_memory(place)})
     return made, min(config.max_length or window, window)
