@@ -511,3 +511,8 @@ def test_augment_lists_operations_and_writes_over_nothing_that_it_reads(
     assert not made.exists()
     assert rightcall(*wanted, "--out", made).code == 0
     assert len(made.read_text().splitlines()) >= 2
+    text = made.read_text()
+    other = ("augment", SUMS, file, "--count", 2, "--operation", "wrong_argument", "--out", made)
+    assert rightcall(*other).code == 0
+    assert made.read_text().startswith(text), "what is there stays"
+    assert len(list(ChainStore(made))) > len(text.splitlines())

@@ -674,9 +674,11 @@ def augment(
         list[str] | None,
         typer.Option(help="NAME or NAME=RATIO (variants per problem, 1 if not said); again for more."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The file of augmented chains.")] = Path("augmented.jsonl"),
+    out: Annotated[
+        Path, typer.Option(help="The file of augmented chains; what is in it already stays.")
+    ] = Path("augmented.jsonl"),
     problems_out: Annotated[
-        Path | None, typer.Option(help="The file of the problems that they are of.")
+        Path | None, typer.Option(help="The file of the problems that they are of; likewise.")
     ] = None,
     problems: Annotated[
         list[Path] | None,

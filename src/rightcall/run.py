@@ -326,6 +326,9 @@ def vary(place: Place) -> str:
     if not here:
         return f"left out{others}"
     config = asked.model_copy(update={"operations": here})
+    problems_out = place.folder / "problems.augmented.jsonl"
+    for cut in (place.chains("augmented"), problems_out):  # this stage is redone, not gone on with
+        cut.unlink(missing_ok=True)
     made = augment(
         place.task,
         place.task.function_set(place.settings.functions),
@@ -333,7 +336,7 @@ def vary(place: Place) -> str:
         _chains(place, "teacher", "student"),
         config,
         place.chains("augmented"),
-        problems_out=place.folder / "problems.augmented.jsonl",
+        problems_out=problems_out,
         test=[*place.problems("validation"), *place.problems("test")],
         dialect=place.settings.dialect,
     )
