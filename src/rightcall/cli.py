@@ -578,6 +578,13 @@ def export_chains(
     loaded = _load(task or first.task, option)
     asked = _given(problems) if problems else None
     rows = exporting.chain_rows(joined([first], every), loaded, keep, skipped, asked)
+    if (row := next(rows, None)) is None:
+        raise DataError(
+            "no chain is left to export",
+            value=dict(skipped),
+            remedy="Keep more of them (--keep all); errored ones must be collected again.",
+        )
+    rows = joined([row], rows)
     made = f"Chains of {loaded.name}, {keep} of them, by one function call after the other."
     _show_export(exporting.write(rows, out, form=form, what="chains", made=made), skipped)
 
