@@ -281,6 +281,23 @@ def test_pairs_are_made_counted_and_checked_for_leaks(
     assert "test questions are in the training data" in leaking.err
 
 
+@pytest.mark.parametrize("how", [(), ("--dry-run",)])
+def test_no_training_starts_on_a_test_problem(
+    rightcall: Command, chains: Path, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    pairs, test, out = (tmp_path / name for name in ("pairs.jsonl", "problems.jsonl", "tuned"))
+    rightcall("pairs", "make", chains, "--out", pairs)
+    arguments = ("train", pairs, "--out", out, *how, "--test", test)
+    assert "no such file or folder" in rightcall(*arguments).err
+    test.write_text('{"id": "t", "question": "what is 1 + 1 p2", "answer": "2"}\n')
+    leaking = rightcall(*arguments)
+    assert leaking.code == 2
+    assert "1 test questions are in the training data, the first is problem t" in leaking.err
+    assert not out.exists()
+    test.write_text('{"id": "t", "question": "what is 1 + 2", "answer": "3"}\n')
+    assert rightcall("train", pairs, "--out", out, "--dry-run", "--test", test).code == 0
+
+
 def test_leaks_are_looked_for_in_all_problems_that_there_are(
     rightcall: Command, tmp_path: Path
 ) -> None:

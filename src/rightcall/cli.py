@@ -91,6 +91,10 @@ Problems = Annotated[
         "--problems", metavar="FILE", help="Problems beside the task's own, as import writes them."
     ),
 ]
+Unseen = Annotated[
+    Path | None,
+    typer.Option("--test", metavar="FILE", help="Problems (JSONL) that must not be learned from."),
+]
 PairsFile = Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs file.")]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same problems and chains.")]
@@ -709,8 +713,6 @@ def augment(
     """
     from rightcall import augment as augmentation
     from rightcall import terminal
-    from rightcall.chain import Problem
-    from rightcall.files import read_lines
     from rightcall.settings import checked
 
     loaded = _load(task, option)
@@ -732,7 +734,7 @@ def augment(
         config,
         out,
         problems_out=problems_out,
-        test=() if test is None else read_lines(_existing(test), Problem),
+        test=_given([test] if test else None),
         dialect=dialect,
     )
     if as_json:
@@ -848,23 +850,19 @@ def pairs_make(
     chains: ChainsFiles,
     out: Annotated[Path, typer.Option(help="The pairs file.")],
     setting: Set = None,
-    test: Annotated[
-        Path | None, typer.Option(help="Problems (JSONL) that must not be learned from.")
-    ] = None,
+    test: Unseen = None,
 ) -> None:
     """Preference pairs from right and wrong chains of the same problems."""
     from collections import Counter
 
     from rightcall import pairs, terminal
-    from rightcall.chain import Problem
-    from rightcall.files import read_lines
     from rightcall.settings import checked
 
     _check_apart([out], [*chains, test])
     config = checked(pairs.PairConfig, _table(setting))
     every = _every(chains)
     dropped: Counter[str] = Counter()
-    unseen = () if test is None else read_lines(_existing(test), Problem)
+    unseen = _given([test] if test else None)
     if not pairs.write_pairs(pairs.make_pairs(every, config, dropped), out, test=unseen):
         out.unlink()
         raise DataError(
@@ -955,6 +953,7 @@ def train(
     model: Model = "tiny:student",
     method: Annotated[str, typer.Option(help="dpo, or sft on the chosen side.")] = "dpo",
     setting: Set = None,
+    test: Unseen = None,
     fresh: Annotated[bool, typer.Option(help="Begin anew instead of going on.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would take: rows, steps, memory.")
@@ -970,10 +969,12 @@ def train(
 
     config = checked(trainer.TrainConfig, {"method": method, **_table(setting)})
     spec = ModelSpec.parse(model, chat_template=_text(chat_template))
+    unseen = _given([test] if test else None)
     if dry_run:
         made = trainer.dry_run(
-            config, spec.weights, file, adapter=spec.adapter, chat_template=spec.chat_template
-        )
+            config, spec.weights, file, adapter=spec.adapter, chat_template=spec.chat_template,
+            test=unseen,
+        )  # fmt: skip
         rows = list(_rows_taken(made).items())
         terminal.out().print(terminal.table("Nothing was loaded", ["", "value"], rows))
         terminal.out().print(terminal.memory_table(made.memory))
@@ -981,7 +982,7 @@ def train(
     with terminal.training(method) as on_log:
         result = trainer.train(
             config, spec.weights, file, out, adapter=spec.adapter, chat_template=spec.chat_template,
-            resume=not fresh, on_log=on_log, on_estimate=terminal.say_memory,
+            test=unseen, resume=not fresh, on_log=on_log, on_estimate=terminal.say_memory,
         )  # fmt: skip
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         return

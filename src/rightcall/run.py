@@ -403,6 +403,7 @@ def _trained(
             adapter=start.adapter,
             chat_template=start.chat_template,
             reference=Weights(reference.weights, reference.adapter) if reference else None,
+            test=place.problems("test"),
             device=start.device,
             on_log=on_log,
             on_estimate=terminal.say_memory,
