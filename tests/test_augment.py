@@ -532,7 +532,7 @@ def test_a_run_passes_over_operations_of_its_other_tasks_and_refuses_unknown_one
         "augment": {"operations": {"swap": 1.0}},
         "tasks": {
             "sums": {"task": f"{__file__}:Varied"},
-            "math": {"task": "tiny-math", "augment": {"operations": {"nonsense": 0.0}}},
+            "math": {"task": "tiny-math", "augment": {"operations": {"off_by_one": 0.0}}},
         },
     }
     config = resolve(table)
@@ -540,7 +540,14 @@ def test_a_run_passes_over_operations_of_its_other_tasks_and_refuses_unknown_one
     _check_operations(config, tasks)
     place = Place(config.tasks["math"], TASK, 0, tmp_path)
     assert vary(place) == "left out; not of this task: swap"
-    table["tasks"]["math"]["augment"]["operations"]["nonsense"] = 0.5
-    with pytest.raises(ConfigError, match="no operation of that name: 'nonsense'"):
-        run_all(resolve(table), tmp_path)
-    assert not (tmp_path / "varied").exists(), "it is found before anything is done"
+    for ratio in (0.5, 0.0):
+        table["tasks"]["math"]["augment"]["operations"]["nonsense"] = ratio
+        with pytest.raises(ConfigError, match="no operation of that name: 'nonsense'"):
+            run_all(resolve(table), tmp_path)
+        assert not (tmp_path / "varied").exists(), "it is found before anything is done"
+
+
+def test_an_operation_that_is_switched_off_must_be_there_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no operation of that name: 'swop'.*'swap'"):
+        made_files(tmp_path, {"off_by_one": 1, "swop": 0})
+    assert list(tmp_path.iterdir()) == []

@@ -625,13 +625,14 @@ def _check_student(place: Place) -> None:
 
 
 def _check_operations(config: RunConfig, tasks: Mapping[str, Task]) -> None:
-    """Is every operation of augmentation there? Asked before anything is done. One that only another
-    task of the run has is passed over by the tasks that lack it. Raises `ConfigError` or
+    """Is every operation of augmentation there, those that are switched off included? Asked before
+    anything is done. One that only another task of the run has is passed over by the tasks that lack
+    it. Raises `ConfigError` or
     `DefinitionError`."""
     known = {operation for task in tasks.values() for operation in operations_of(task)}
     for name, task in tasks.items():
-        for operation, ratio in config.tasks[name].augment.operations.items():
-            if ratio and operation not in known:
+        for operation in config.tasks[name].augment.operations:
+            if operation not in known:
                 load_operation(task, operation)
 
 

@@ -415,7 +415,8 @@ def augment(
     roots = {problem.root for problem in held}
     known = {problem.id: problem for problem in problems}
     _check_relatives(known.values(), roots)
-    operations = {name: load_operation(task, name) for name, n in config.operations.items() if n}
+    named = {name: load_operation(task, name) for name in config.operations}
+    operations = {name: made for name, made in named.items() if config.operations[name]}
     counts = {name: _Count() for name in config.operations}
     passed_over: Counter[str] = Counter()
     with ByProblem() as kept:
