@@ -548,6 +548,6 @@ def test_a_run_passes_over_operations_of_its_other_tasks_and_refuses_unknown_one
 
 
 def test_an_operation_that_is_switched_off_must_be_there_too(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no operation of that name: 'swop'.*'swap'"):
+    with pytest.raises(ConfigError, match=r"no operation of that name: 'swop'.*'swap'"):
         made_files(tmp_path, {"off_by_one": 1, "swop": 0})
     assert list(tmp_path.iterdir()) == []

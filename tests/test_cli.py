@@ -321,6 +321,15 @@ def test_leaks_are_looked_for_in_all_problems_that_there_are(
     assert generated["train"] == generated["test"] == 2000
 
 
+def test_a_file_to_look_for_leaks_in_is_named_where_it_cannot_be_read(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "problems.jsonl"
+    file.write_bytes(b'{"id": "\xff"}\n')
+    ended = rightcall("tasks", "leaks", SUMS, "--train", file)
+    assert (ended.code, "problems.jsonl, line 1, is not a Problem" in ended.err) == (2, True)
+
+
 def test_strategies_are_compared_in_one_table(rightcall: Command, chains: Path) -> None:
     shown = rightcall("pairs", "compare", chains).out
     assert shown.splitlines()[2].split() == ["chain", "step", "first_error", "repair"]

@@ -1285,8 +1285,8 @@ def _asked(file: Path) -> Iterator[Problem | PreferencePair]:
     from rightcall.files import read_lines
     from rightcall.pairs import PreferencePair
 
-    with file.open(encoding="utf-8") as lines:
-        pairs = '"chosen"' in next(lines, "")
+    with file.open("rb") as lines:
+        pairs = b'"chosen"' in next(lines, b"")
     yield from read_lines(file, PreferencePair) if pairs else read_lines(file, Problem)
 
 
