@@ -492,18 +492,20 @@ def test_the_name_tells_other_weights_in_the_same_folder_apart(tmp_path):
 
 
 def test_a_hubs_adapter_is_fetched_without_pickles(llama, tmp_path, monkeypatch):
-    asked = {}
+    asked = []
     empty = tmp_path / "snapshot"
     empty.mkdir()
 
     def snapshot_download(name, *, allow_patterns):
-        asked[name] = allow_patterns
+        assert name == "someone/adapter"
+        asked.append(allow_patterns)
         return str(empty)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(ConfigError, match=r"adapter_model\.safetensors"):
         LocalModel.load(llama, adapter="someone/adapter")
-    assert asked == {"someone/adapter": ["adapter_config.json", "adapter_model.safetensors"]}
+    templates = ["chat_template.jinja", "tokenizer_config.json"]
+    assert asked == [templates, ["adapter_config.json", "adapter_model.safetensors", *templates]]
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])

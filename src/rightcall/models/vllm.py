@@ -19,6 +19,7 @@ from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.models.weights import (
     adapter_folder,
+    adapter_version,
     chosen_template,
     identified,
     load_tokenizer,
@@ -78,7 +79,7 @@ class VLLM(ChatModel):
             folder = adapter_folder(adapter)
             arguments |= {"enable_lora": True, "max_lora_rank": _rank(folder)}
             self._lora = vllm.lora.request.LoRARequest("adapter", 1, str(folder))
-            self.name = name or f"{self.name}+{identified(adapter, version(folder))}"
+            self.name = name or f"{self.name}+{identified(adapter, adapter_version(adapter))}"
         self.name = name or templated(self.name, chat_template)
         self._vllm = vllm
         self._engine: Any = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**arguments))

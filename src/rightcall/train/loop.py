@@ -29,7 +29,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from rightcall.chain import digest
 from rightcall.errors import ConfigError
-from rightcall.models.weights import adapter_folder, load_tokenizer, version
+from rightcall.models.weights import adapter_version, load_tokenizer, version
 from rightcall.rendering import Rendered, Renderer
 from rightcall.train import memory, sharding
 from rightcall.train.attention import ATTENTION, CannotPack, Kernel
@@ -225,7 +225,7 @@ def _base(config: TrainConfig, weights_of: Weights, place: str, core: Any) -> st
     """What decides a reference log-probability beside the tokens; None if the weights cannot be told
     from others of that name: of a folder their hash does, of a hub id its commit."""
     weights = version(weights_of.model) or getattr(core.config, "_commit_hash", None)
-    tuned = version(adapter_folder(weights_of.adapter)) if weights_of.adapter else ""
+    tuned = adapter_version(weights_of.adapter) if weights_of.adapter else ""
     if weights is None or tuned is None:
         return None
     kind = compute_dtype(config, place)

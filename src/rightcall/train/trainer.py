@@ -48,7 +48,7 @@ def train(
     `adapter` is a LoRA adapter to start from: it is trained further, or merged before full weights
     are trained. The DPO reference is the model as it stands when training starts, adapter included,
     unless `reference` names another one with the same tokenizer. `chat_template` is a file that takes
-    the place of the tokenizer's own template (default: the one in the adapter's folder, if it is
+    the place of the tokenizer's own template (default: the one that the adapter brings, if it is
     another); it is saved with the result. `test` problems must not be learned from: where a row asks
     one of them, or belongs to a relative of one, nothing is trained (`DataError`).
     `device` is "cpu" or "cuda"; default CUDA where there is one.
