@@ -24,6 +24,7 @@ from rightcall.models.weights import (
     adapter_version,
     checked_device,
     chosen_template,
+    commit,
     identified,
     load_adapter,
     load_model,
@@ -121,7 +122,7 @@ class LocalModel(ChatModel):
         chat_template = chosen_template(path, adapter, chat_template)
         tokenizer = load_tokenizer(path, chat_template)
         model = load_model(path, dtype=kind, quantization=quantization, device=place)
-        label = identified(path, version(path) or getattr(model.config, "_commit_hash", None))
+        label = identified(path, version(path) or commit(path))
         if adapter is not None:
             adapted = load_adapter(model, adapter)
             # Without merging the LoRA layers stay inside the base model's own modules.

@@ -21,6 +21,7 @@ from rightcall.models.weights import (
     adapter_folder,
     adapter_version,
     chosen_template,
+    commit,
     identified,
     load_tokenizer,
     stop_ids,
@@ -63,7 +64,7 @@ class VLLM(ChatModel):
         self.tokenizer = load_tokenizer(path, chat_template)
         self.renderer = Renderer(self.tokenizer, sorted(stop_ids(self.tokenizer, _generation(path))))
         self.renderer.check()
-        self.name = name or identified(path, version(path))
+        self.name = name or identified(path, version(path) or commit(path))
         self._lora = None
         arguments = {
             **_free(engine or {}),

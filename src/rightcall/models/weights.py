@@ -214,13 +214,30 @@ def adapter_version(adapter: str | Path) -> str | None:
 
 
 def version(place: str | Path) -> str | None:
-    """A hash of what decides a model's words in a folder: weights, configs, template; None if there
-    are no weights. Large files are sampled, so that it takes the same time for any size."""
+    """A hash of what decides a model's words in a folder: weights, configs, chat templates; None if
+    there are no weights. Large files are sampled, so that it takes the same time for any size."""
     folder = Path(place)
     files = sorted(p for p in folder.glob("*") if p.suffix in {".safetensors", ".json", ".jinja"})
     if not any(p.suffix == ".safetensors" for p in files):
         return None
-    return digest([(p.name, _sampled_hash(p)) for p in files if p.name not in _RECORDS])
+    files += sorted(folder.glob(f"{_FURTHER_TEMPLATES}/*.jinja"))
+    files = [p for p in files if p.name not in _RECORDS]
+    return digest([(p.relative_to(folder).as_posix(), _sampled_hash(p)) for p in files])
+
+
+_FURTHER_TEMPLATES = "additional_chat_templates"
+"""Where transformers keeps those of a tokenizer that has several, such as one for tool calls."""
+
+
+def commit(path: str | Path) -> str | None:
+    """The hub's commit of a model, by which the hub's cache names its folder; None of a folder of one's
+    own. Raises `ConfigError`."""
+    if Path(path).is_dir():
+        return None
+    from huggingface_hub import snapshot_download
+
+    with _explained("a model", path, "Give a folder or a hub id."):
+        return Path(snapshot_download(str(path), allow_patterns=["config.json"])).name
 
 
 def identified(place: str | Path, found: str | None) -> str:
