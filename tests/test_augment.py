@@ -348,6 +348,53 @@ def test_variants_of_another_seed_are_other_problems(tmp_path: Path) -> None:
     assert not {problem.id for problem in one} & {problem.id for problem in two}
 
 
+def texts_of(tmp_path: Path) -> list[str]:
+    return [(tmp_path / name).read_text() for name in ("out.jsonl", "out.problems.jsonl")]
+
+
+def test_what_the_files_hold_already_stays_and_is_not_written_again(tmp_path: Path) -> None:
+    _, swapped_ones, problems = made_files(tmp_path, {"swap": 1})
+    first = texts_of(tmp_path)
+    _, both, _ = made_files(tmp_path, {"off_by_one": 1})
+    assert both[:8] == swapped_ones
+    assert {chain.source for chain in both[8:]} == {CORRUPTED}
+    second = texts_of(tmp_path)
+    assert second[0].startswith(first[0])
+    report, _, again = made_files(tmp_path, {"swap": 1, "off_by_one": 1})
+    assert (report.chains, again) == (16, problems)
+    assert texts_of(tmp_path) == second
+
+
+def raised(original: Original, rng: Random) -> Variant:
+    """What is 1 + 7? becomes What is 2 + 7?"""
+    a, b = numbers(original.problem)
+    gold = (f"add({a + 1}, {b})", f'stop("{a + 1 + b}")')
+    update = {"question": f"What is {a + 1} + {b}?", "answer": str(a + 1 + b), "gold": gold}
+    return Variant(original.problem.model_copy(update=update), {c.key: gold for c in original.chains})
+
+
+def failing_later(original: Original, rng: Random) -> Variant:
+    if numbers(original.problem)[0] % 10 == 5:
+        raise TypeError("a five")
+    return swapped(original, rng)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "fault"),
+    [("swap", raised, "another question under the id"), ("later", failing_later, "a five")],
+)
+def test_files_to_be_added_to_are_as_they_were_if_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, other: Operation, fault: str
+) -> None:
+    made_files(tmp_path, {"swap": 1})
+    before = texts_of(tmp_path)
+    monkeypatch.setattr(Varied, "operations", {name: other})
+    with pytest.raises((DataError, DefinitionError), match=fault):
+        made_files(tmp_path, {name: 1})
+    assert texts_of(tmp_path) == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_relatives_of_test_problems_are_not_augmented(tmp_path: Path) -> None:
     task = Varied()
     problems = list(task.problems("train", 8, 3))
@@ -485,7 +532,7 @@ def test_a_run_passes_over_operations_of_its_other_tasks_and_refuses_unknown_one
         "augment": {"operations": {"swap": 1.0}},
         "tasks": {
             "sums": {"task": f"{__file__}:Varied"},
-            "math": {"task": "tiny-math", "augment": {"operations": {"nonsense": 0.0}}},
+            "math": {"task": "tiny-math", "augment": {"operations": {"off_by_one": 0.0}}},
         },
     }
     config = resolve(table)
@@ -493,7 +540,14 @@ def test_a_run_passes_over_operations_of_its_other_tasks_and_refuses_unknown_one
     _check_operations(config, tasks)
     place = Place(config.tasks["math"], TASK, 0, tmp_path)
     assert vary(place) == "left out; not of this task: swap"
-    table["tasks"]["math"]["augment"]["operations"]["nonsense"] = 0.5
-    with pytest.raises(ConfigError, match="no operation of that name: 'nonsense'"):
-        run_all(resolve(table), tmp_path)
-    assert not (tmp_path / "varied").exists(), "it is found before anything is done"
+    for ratio in (0.5, 0.0):
+        table["tasks"]["math"]["augment"]["operations"]["nonsense"] = ratio
+        with pytest.raises(ConfigError, match="no operation of that name: 'nonsense'"):
+            run_all(resolve(table), tmp_path)
+        assert not (tmp_path / "varied").exists(), "it is found before anything is done"
+
+
+def test_an_operation_that_is_switched_off_must_be_there_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no operation of that name: 'swop'.*'swap'"):
+        made_files(tmp_path, {"off_by_one": 1, "swop": 0})
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,28 @@ def test_a_line_that_is_no_chain_is_named(tmp_path: Path) -> None:
         file.write('{"key": 1}\n')
     with pytest.raises(DataError, match=r"line 2, is not a chain"):
         list(ChainStore(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"key": "\xff"}',
+        b'{"key": "a\xff", "outcome": "correct"}',
+        b"\xff\xfe",
+        b'{"key": 5}',
+        b"[" * 9999,
+    ],
+)
+@pytest.mark.parametrize("read", [ChainStore.outcomes, ChainStore.counts, ChainStore.latest])
+def test_a_first_line_that_cannot_be_read_is_named_with_its_file(
+    tmp_path: Path, line: bytes, read: Callable[[ChainStore], Iterable[object]]
+) -> None:
+    path = tmp_path / "chains.jsonl"
+    path.write_bytes(line + b"\n")
+    with pytest.raises(DataError, match=r"chains\.jsonl, line 1, is not a chain"):
+        list(read(ChainStore(path)))
+    with pytest.raises(DataError, match=r"chains\.jsonl, line 1, is not a chain"):
+        ChainStore(tmp_path / "other.jsonl").merge([ChainStore(path)])
 
 
 def test_latest_gives_every_chain_once_and_an_errored_one_only_if_it_stayed_so(

@@ -214,6 +214,75 @@ def test_an_adapter_with_its_bases_template_keeps_its_name(
             assert "(template " not in opened.name
 
 
+def _saved(place: Path, how: str) -> Path:
+    """An adapter's tokenizer by another tool, with the template as versions of transformers keep it."""
+    tokenizer = tool_tokenizer("qwen2_5")
+    if how == "several":
+        tokenizer.chat_template = {"tool_use": GEMMA_2, "default": template("qwen2_5")}
+    tokenizer.save_pretrained(place, save_jinja_files=how in ("jinja", "both"))
+    if how == "both":
+        file = place / "tokenizer_config.json"
+        fields = json.loads(file.read_text()) | {"chat_template": GEMMA_2}
+        file.write_text(json.dumps(fields))
+    return place
+
+
+@pytest.mark.parametrize("how", ["jinja", "config", "several", "both"])
+def test_an_adapter_of_another_tool_brings_its_template(model: Path, tmp_path: Path, how: str) -> None:
+    place = _saved(_adapter(model, tmp_path / "lora"), how)
+    with open_model(f"{model}+{place}") as opened:
+        assert isinstance(opened, LocalModel)
+        assert opened.tokenizer.chat_template == template("qwen2_5")
+        assert "(template " in opened.name
+    file = ModelSpec.parse(f"{model}+{place}").template
+    assert file is not None
+    with open_model(ModelSpec.parse(str(model), chat_template=file)) as same:
+        assert same.name.rpartition("(")[2] == opened.name.rpartition("(")[2]
+
+
+def test_a_tokenizers_config_that_cannot_be_read_or_has_no_template_is_told_apart(
+    model: Path, tmp_path: Path
+) -> None:
+    place = _adapter(model, tmp_path / "lora")
+    file = place / "tokenizer_config.json"
+    file.write_text('{"model_max_length": 512}')
+    assert ModelSpec.parse(f"{model}+{place}").template is None
+    with pytest.raises(ConfigError, match=r"the file holds no chat template.*tokenizer_config\.json"):
+        open_model(ModelSpec.parse(str(model), chat_template=str(file)))
+    for text in ("{", "[]", '{"chat_template": [{"name": "default"}]}'):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"template cannot be read.*tokenizer_config\.json"):
+            open_model(f"{model}+{place}")
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, without the hub, that holds an adapter: the folder of its files."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    place = tmp_path / "hub" / "models--someone--lora"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(COMMIT)
+    (place / "snapshots" / COMMIT).mkdir(parents=True)
+    return place / "snapshots" / COMMIT
+
+
+def test_an_adapter_of_the_hub_brings_its_template(model: Path, hub: Path) -> None:
+    _saved(_adapter(model, hub), "config")
+    with open_model(f"{model}+someone/lora") as opened:
+        assert isinstance(opened, LocalModel)
+        assert opened.tokenizer.chat_template == template("qwen2_5")
+        assert f"+someone/lora@{COMMIT[:8]} (template " in opened.name
+    (hub / "added_tokens.json").write_text("{}")  # fetched by something else
+    with open_model(f"{model}+someone/lora") as again:
+        assert again.name == opened.name
+    made = Path(ModelSpec.parse(f"{model}+someone/lora").template or "")
+    assert made.name == "tokenizer_config.json"
+
+
 def test_an_adapters_template_that_is_none_is_refused(model: Path, tmp_path: Path) -> None:
     place = _adapter(model, tmp_path / "broken")
     (place / "chat_template.jinja").write_text("You are a helpful assistant.")

@@ -281,6 +281,23 @@ def test_pairs_are_made_counted_and_checked_for_leaks(
     assert "test questions are in the training data" in leaking.err
 
 
+@pytest.mark.parametrize("how", [(), ("--dry-run",)])
+def test_no_training_starts_on_a_test_problem(
+    rightcall: Command, chains: Path, tmp_path: Path, how: tuple[str, ...]
+) -> None:
+    pairs, test, out = (tmp_path / name for name in ("pairs.jsonl", "problems.jsonl", "tuned"))
+    rightcall("pairs", "make", chains, "--out", pairs)
+    arguments = ("train", pairs, "--out", out, *how, "--test", test)
+    assert "no such file or folder" in rightcall(*arguments).err
+    test.write_text('{"id": "t", "question": "what is 1 + 1 p2", "answer": "2"}\n')
+    leaking = rightcall(*arguments)
+    assert leaking.code == 2
+    assert "1 test questions are in the training data, the first is problem t" in leaking.err
+    assert not out.exists()
+    test.write_text('{"id": "t", "question": "what is 1 + 2", "answer": "3"}\n')
+    assert rightcall("train", pairs, "--out", out, "--dry-run", "--test", test).code == 0
+
+
 def test_leaks_are_looked_for_in_all_problems_that_there_are(
     rightcall: Command, tmp_path: Path
 ) -> None:
@@ -309,6 +326,15 @@ def test_leaks_are_looked_for_in_some_problems_of_those_without_end(
     monkeypatch.setattr("rightcall.cli.ENDLESS", 50)
     generated = json.loads(rightcall("tasks", "leaks", task, "--json").out)
     assert generated["train"] == generated["test"] == 50
+
+
+def test_a_file_to_look_for_leaks_in_is_named_where_it_cannot_be_read(
+    rightcall: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "problems.jsonl"
+    file.write_bytes(b'{"id": "\xff"}\n')
+    ended = rightcall("tasks", "leaks", SUMS, "--train", file)
+    assert (ended.code, "problems.jsonl, line 1, is not a Problem" in ended.err) == (2, True)
 
 
 def test_strategies_are_compared_in_one_table(rightcall: Command, chains: Path) -> None:
@@ -518,3 +544,8 @@ def test_augment_lists_operations_and_writes_over_nothing_that_it_reads(
     assert not made.exists()
     assert rightcall(*wanted, "--out", made).code == 0
     assert len(made.read_text().splitlines()) >= 2
+    text = made.read_text()
+    other = ("augment", SUMS, file, "--count", 2, "--operation", "wrong_argument", "--out", made)
+    assert rightcall(*other).code == 0
+    assert made.read_text().startswith(text), "what is there stays"
+    assert len(list(ChainStore(made))) > len(text.splitlines())

@@ -473,6 +473,19 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("form", ["openai", "parquet"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_export_of_nothing_leaves_no_folder_behind(tmp_path: Path, form: str, fails: bool) -> None:
+    chains = [played("keep(1)", 'stop("4")')]
+    if fails:
+        chains = [played('stop("5")'), *mixed()]
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "new" / "deeper", tmp_path / "there"):
+        with pytest.raises(DataError, match="another task" if fails else "nothing to write"):
+            write(chain_rows(chains, TASK, "right"), out, form=form, what="chains", made="So.")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 def test_the_sides_of_a_pair_go_on_from_its_prompt(tmp_path: Path) -> None:
     pairs = list(make_pairs(mixed()))
     (row, *_) = pair_rows(pairs, SumTask())
@@ -608,3 +621,17 @@ def test_the_commands_write_chains_and_pairs(
     assert (code, "chains are read from files" in shown) == (2, True)
     code, shown = rightcall("export", "chains", chains, "--out", tmp_path / "x.jsonl")
     assert (code, "unknown task" in shown) == (2, True)
+
+
+def test_a_choice_that_leaves_no_chain_says_what_was_left_out(
+    rightcall: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    chains = tmp_path / "c.jsonl"
+    wrong = [one for one in mixed() if one.outcome is Outcome.INCORRECT]
+    ChainStore(chains).append(wrong)
+    arguments = ("export", "chains", chains, "--task", SUMS, "--out", tmp_path / "new")
+    code, shown = rightcall(*arguments, "--keep", "right")
+    assert (code, (tmp_path / "new").exists()) == (2, False)
+    assert f"no chain is left to export: {{'not right': {len(wrong)}}}" in shown
+    assert "--keep all" in shown
+    assert rightcall(*arguments)[0] == 0

@@ -20,8 +20,9 @@ from rightcall.models import Reply, Request, Sampling
 from rightcall.models.engine import Engine, Turn
 from rightcall.models.local import LocalModel
 from rightcall.models.sampling import sample, uniforms
+from rightcall.models.weights import load_tokenizer
 from rightcall.rollout import Budget, Job, Setting, rollouts
-from tiny_models import build_tiny
+from tiny_models import CHAT_TEMPLATE, build_tiny
 from toys import SumTask
 
 SYSTEM = Message(
@@ -491,19 +492,39 @@ def test_the_name_tells_other_weights_in_the_same_folder_apart(tmp_path):
     assert LocalModel.load(folder).name != LocalModel.load(build_tiny("llama", folder, seed=1)).name
 
 
+@pytest.mark.parametrize("jinja", [False, True], ids=["in the tokenizer's config", "as files"])
+@pytest.mark.parametrize("which", ["default", "tool_use"])
+def test_the_name_tells_other_templates_of_the_same_weights_apart(tmp_path, jinja, which):
+    """Each of a tokenizer's: the one for tool calls stands in a folder of its own."""
+    folder = build_tiny("llama", tmp_path / "model")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer = load_tokenizer(folder)
+    own = dict.fromkeys(("default", "tool_use"), CHAT_TEMPLATE)
+    names = set()
+    for templates in (own, own | {which: f"{CHAT_TEMPLATE}{{# another #}}"}):
+        tokenizer.chat_template = templates
+        tokenizer.save_pretrained(folder, save_jinja_files=jinja)
+        loaded = LocalModel.load(folder)
+        assert loaded.tokenizer.chat_template == templates
+        names.add(loaded.name)
+    assert len(names) == 2
+
+
 def test_a_hubs_adapter_is_fetched_without_pickles(llama, tmp_path, monkeypatch):
-    asked = {}
+    asked = []
     empty = tmp_path / "snapshot"
     empty.mkdir()
 
     def snapshot_download(name, *, allow_patterns):
-        asked[name] = allow_patterns
+        assert name == "someone/adapter"
+        asked.append(allow_patterns)
         return str(empty)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(ConfigError, match=r"adapter_model\.safetensors"):
         LocalModel.load(llama, adapter="someone/adapter")
-    assert asked == {"someone/adapter": ["adapter_config.json", "adapter_model.safetensors"]}
+    templates = ["chat_template.jinja", "tokenizer_config.json"]
+    assert asked == [templates, ["adapter_config.json", "adapter_model.safetensors", *templates]]
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])

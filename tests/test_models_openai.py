@@ -448,6 +448,24 @@ def test_a_reply_may_be_empty_in_parts_or_a_call(
     assert len(server.bodies) == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"tool_calls": {"function": "add"}}, "tool_calls are no list: "),
+        ({"tool_calls": ["add"]}, "tool call 1 is one without a function's name: "),
+        ({"tool_calls": [*CALLS, {"function": {}}]}, "tool call 2 is one without a function's name: "),
+        ({"function_call": "add"}, "tool call 1 is one without a function's name: "),
+        ({"content": {"text": "add"}}, "the server's reply is not text: "),
+    ],
+)
+def test_a_malformed_message_is_told_by_its_fault(message: dict[str, Any], said: str) -> None:
+    with FaultServer(says(message.pop("content", None), **message)) as server:
+        reply, _ = answer(server, request(tools=TOOLS), max_retries=0)
+    assert isinstance(reply, ModelError)
+    assert said in str(reply)
+    assert "base_url" not in str(reply)
+
+
 def test_half_a_surrogate_pair_in_a_reply_is_replaced_so_that_chains_can_be_written() -> None:
     with FaultServer(says("stop('\ud83d')")) as server:
         assert b"ud83d" in json.dumps("\ud83d").encode()  # what goes over the wire

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -211,6 +212,21 @@ def test_prompts_are_written_by_a_template_that_is_given(llama: Path, tmp_path: 
         assert model.tokenizer.chat_template == own.read_text()
         assert model.name.startswith(f"{llama}@")
         assert "(template " in model.name
+
+
+def test_a_model_of_the_hub_is_named_by_its_commit(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the hub's cache, without the hub: as the local engine names it."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    place = tmp_path / "models--someone--tiny"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    shutil.copytree(llama, place / "snapshots" / commit)
+    with open_model("vllm:someone/tiny") as model, open_model("someone/tiny") as local:
+        assert model.name == local.name == f"someone/tiny@{commit[:8]}"
 
 
 def test_greedy_conversations_are_those_of_the_local_engine_token_by_token(llama: Path) -> None:

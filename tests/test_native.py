@@ -33,6 +33,7 @@ from rightcall.native import (
     from_server,
     read,
     structured,
+    unreadable,
 )
 from rightcall.pairs import PairConfig, make_pairs, write_pairs
 from rightcall.rendering import DATE, Renderer
@@ -159,6 +160,31 @@ def test_calls_of_a_server_are_held_like_those_of_a_template() -> None:
         from_server(None, {"function": sent})
     with pytest.raises(ValueError, match="without a function's name"):
         from_server(None, [{"function": {}}])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ('{"a": 2,', "its JSON breaks off"),
+        ('{"a": 2 "b": 3}', """no JSON from '"b": 3}' on: Expecting ',' delimiter"""),
+        ("[2, 3]", "arguments that are no object"),
+        ([2, 3], "arguments that are no object"),
+        ("5", "arguments that are no object"),
+        ('"{\\"a\\": 2}"', "arguments that are no object"),
+        ('{"a": 2}{"b": 3}', "more than a value"),
+        ('1, "arguments": {"a": 2, "b": 3}}', "more than a value"),
+        ({"a": float("inf")}, "Infinity is no JSON"),
+        ({"a": 1 << 2000}, "an integer of more than 1024 bits"),
+        ("[" * 70 + "]" * 70, "arguments that are no object"),
+        ('{"a": ' + "[" * 70 + "]" * 70 + "}", "more than 64 levels"),
+    ],
+)
+def test_a_malformed_call_of_a_server_is_answered_with_its_fault(arguments: Any, fault: str) -> None:
+    sent = [{"function": {"name": "add", "arguments": arguments}}]
+    for words in (None, "I add."):
+        reply = from_server(words, sent)
+        assert unreadable(read(reply).words) == fault
+        assert f"the call cannot be read ({fault})" in played(reply).steps[0].observation.text
 
 
 class Plays(LocalHandler):

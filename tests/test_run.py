@@ -24,7 +24,7 @@ from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.files import read_lines
 from rightcall.models import ChatModel, Request
 from rightcall.models.spec import ModelSpec, open_model
-from rightcall.pairs import PairConfig, read_pairs
+from rightcall.pairs import PairConfig, make_pairs, read_pairs, write_pairs
 from rightcall.rollout import Setting, collect
 from rightcall.run import (
     EVALUATIONS,
@@ -38,13 +38,14 @@ from rightcall.run import (
     pair,
     run_all,
     search_errors,
+    tune,
     tuned,
     write_problems,
 )
 from rightcall.search import SearchConfig
 from rightcall.train.trainer import train
 from tiny_models import build_tiny
-from toys import Played, SumTask, solver
+from toys import Played, SumTask, chain, solver
 
 pytestmark = [
     pytest.mark.slow,
@@ -209,6 +210,21 @@ def test_errored_chains_are_tried_a_second_time_and_nothing_else_is(
         assert collect_role(role)(place).endswith("correct, 0 incorrect, 0 errored")
         assert len(rounds) == tries
     assert len(list(ChainStore(place.chains("teacher")))) == 7
+
+
+def test_a_run_trains_on_no_test_problem(config: RunConfig, tmp_path: Path) -> None:
+    """However it came into the pairs."""
+    place = Place(config.tasks["sums"], SumTask(), 5, tmp_path)
+    write_problems(place)
+    asked = place.problems("test")[0]
+    made = [
+        chain(*asked.gold, question=asked.question),
+        chain("add(1)", question=asked.question, right=False),
+    ]
+    write_pairs(make_pairs(made), place.pairs)
+    with pytest.raises(DataError, match=f"the training data, the first is problem {asked.id}"):
+        tune("sft")(place)
+    assert not place.training("sft").exists()
 
 
 def test_chains_made_elsewhere_take_the_place_of_a_teacher(config: RunConfig, tmp_path: Path) -> None:

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from rightcall.chain import Origin, Problem
 from rightcall.errors import DataError, RenderingError
 from rightcall.rendering import Rendered, Renderer
-from rightcall.train.data import load_rows, read_records
+from rightcall.train.data import check_unseen, load_rows, read_records
 from tiny_models import build_tokenizer
 
 PROMPT = [
@@ -160,3 +161,33 @@ def test_a_training_takes_the_pairs_of_the_strategies_it_names_and_says_what_the
     assert len(load(path, tokenizer, strategies=("step",)).rows) == 2
     with pytest.raises(DataError, match="'chain': 1, 'step': 2"):
         load(path, tokenizer, strategies=("first",))
+
+
+ASKED = Problem(id="t1", question="tom has 12 apples, and buys 30 more: how many", answer="42")
+VARIANT = Problem(
+    id="p1~rename.0.1",
+    question="Ann has 12 pens and buys 30 more. How many?",
+    answer="42",
+    origin=Origin(operation="rename", parent="p1", root="p1"),
+)
+EARLIER = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes?"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "test"),
+    [
+        (pair(), ASKED),
+        (pair(strategy="chain"), ASKED),
+        (pair(strategy="chain"), VARIANT),
+        (pair(problem_id="p9~rename.0.1", root="t1"), ASKED.model_copy(update={"question": "Who?"})),
+        ({"messages": [*PROMPT, *CHOSEN]}, ASKED),
+        ({"messages": [*EARLIER, *PROMPT, *CHOSEN]}, ASKED),
+        ({"prompt": EARLIER, "completion": [*PROMPT, *CHOSEN]}, ASKED),
+    ],
+)
+def test_rows_of_a_test_problem_or_its_relatives_are_refused(tmp_path, row, test):
+    other = Problem(id="t2", question="What is 1 + 1?", answer="2")
+    path = write(tmp_path / "p.jsonl", pair(prompt=EARLIER[:1]), row)
+    check_unseen(path, [other])
+    with pytest.raises(DataError, match=f"the training data, the first is problem {test.id}: "):
+        check_unseen(path, [other, test])

@@ -266,6 +266,10 @@ class _Head(msgspec.Struct, gc=False):
 
 
 _HEADS = msgspec.json.Decoder(_Head)
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises where a line is not what was expected."""
+
 _MASK = (1 << 64) - 1
 
 
@@ -333,7 +337,7 @@ class ChainStore:
     def _head(self, number: int, line: bytes) -> _Head:
         try:
             return _HEADS.decode(line)
-        except msgspec.MsgspecError:  # no chain, or one in other words
+        except UNREADABLE:  # no chain, or one in other words
             chain = self._read(Chain, number, line)
             return _Head(chain.key, chain.outcome)
 
@@ -471,7 +475,7 @@ def no_chain(path: Path | None, number: int, line: bytes, error: ValidationError
     """What is wrong with a line that is no chain."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if isinstance(row, dict) and {"prompt", "chosen", "rejected"} <= row.keys():
         return DataError(

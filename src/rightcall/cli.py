@@ -91,6 +91,10 @@ Problems = Annotated[
         "--problems", metavar="FILE", help="Problems beside the task's own, as import writes them."
     ),
 ]
+Unseen = Annotated[
+    Path | None,
+    typer.Option("--test", metavar="FILE", help="Problems (JSONL) that must not be learned from."),
+]
 PairsFile = Annotated[Path, typer.Argument(metavar="PAIRS", help="A pairs file.")]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same problems and chains.")]
@@ -577,6 +581,13 @@ def export_chains(
     loaded = _load(task or first.task, option)
     asked = _given(problems) if problems else None
     rows = exporting.chain_rows(joined([first], every), loaded, keep, skipped, asked)
+    if (row := next(rows, None)) is None:
+        raise DataError(
+            "no chain is left to export",
+            value=dict(skipped),
+            remedy="Keep more of them (--keep all); errored ones must be collected again.",
+        )
+    rows = joined([row], rows)
     made = f"Chains of {loaded.name}, {keep} of them, by one function call after the other."
     _show_export(exporting.write(rows, out, form=form, what="chains", made=made), skipped)
 
@@ -673,9 +684,11 @@ def augment(
         list[str] | None,
         typer.Option(help="NAME or NAME=RATIO (variants per problem, 1 if not said); again for more."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The file of augmented chains.")] = Path("augmented.jsonl"),
+    out: Annotated[
+        Path, typer.Option(help="The file of augmented chains; what is in it already stays.")
+    ] = Path("augmented.jsonl"),
     problems_out: Annotated[
-        Path | None, typer.Option(help="The file of the problems that they are of.")
+        Path | None, typer.Option(help="The file of the problems that they are of; likewise.")
     ] = None,
     problems: Annotated[
         list[Path] | None,
@@ -699,8 +712,6 @@ def augment(
     """
     from rightcall import augment as augmentation
     from rightcall import terminal
-    from rightcall.chain import Problem
-    from rightcall.files import read_lines
     from rightcall.settings import checked
 
     loaded = _load(task, option)
@@ -722,7 +733,7 @@ def augment(
         config,
         out,
         problems_out=problems_out,
-        test=() if test is None else read_lines(_existing(test), Problem),
+        test=_given([test] if test else None),
         dialect=dialect,
     )
     if as_json:
@@ -838,23 +849,19 @@ def pairs_make(
     chains: ChainsFiles,
     out: Annotated[Path, typer.Option(help="The pairs file.")],
     setting: Set = None,
-    test: Annotated[
-        Path | None, typer.Option(help="Problems (JSONL) that must not be learned from.")
-    ] = None,
+    test: Unseen = None,
 ) -> None:
     """Preference pairs from right and wrong chains of the same problems."""
     from collections import Counter
 
     from rightcall import pairs, terminal
-    from rightcall.chain import Problem
-    from rightcall.files import read_lines
     from rightcall.settings import checked
 
     _check_apart([out], [*chains, test])
     config = checked(pairs.PairConfig, _table(setting))
     every = _every(chains)
     dropped: Counter[str] = Counter()
-    unseen = () if test is None else read_lines(_existing(test), Problem)
+    unseen = _given([test] if test else None)
     if not pairs.write_pairs(pairs.make_pairs(every, config, dropped), out, test=unseen):
         out.unlink()
         raise DataError(
@@ -945,6 +952,7 @@ def train(
     model: Model = "tiny:student",
     method: Annotated[str, typer.Option(help="dpo, or sft on the chosen side.")] = "dpo",
     setting: Set = None,
+    test: Unseen = None,
     fresh: Annotated[bool, typer.Option(help="Begin anew instead of going on.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would take: rows, steps, memory.")
@@ -960,10 +968,12 @@ def train(
 
     config = checked(trainer.TrainConfig, {"method": method, **_table(setting)})
     spec = ModelSpec.parse(model, chat_template=_text(chat_template))
+    unseen = _given([test] if test else None)
     if dry_run:
         made = trainer.dry_run(
-            config, spec.weights, file, adapter=spec.adapter, chat_template=spec.chat_template
-        )
+            config, spec.weights, file, adapter=spec.adapter, chat_template=spec.chat_template,
+            test=unseen,
+        )  # fmt: skip
         rows = list(_rows_taken(made).items())
         terminal.out().print(terminal.table("Nothing was loaded", ["", "value"], rows))
         terminal.out().print(terminal.memory_table(made.memory))
@@ -971,7 +981,7 @@ def train(
     with terminal.training(method) as on_log:
         result = trainer.train(
             config, spec.weights, file, out, adapter=spec.adapter, chat_template=spec.chat_template,
-            resume=not fresh, on_log=on_log, on_estimate=terminal.say_memory,
+            test=unseen, resume=not fresh, on_log=on_log, on_estimate=terminal.say_memory,
         )  # fmt: skip
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         return
@@ -1274,8 +1284,8 @@ def _asked(file: Path) -> Iterator[Problem | PreferencePair]:
     from rightcall.files import read_lines
     from rightcall.pairs import PreferencePair
 
-    with file.open(encoding="utf-8") as lines:
-        pairs = '"chosen"' in next(lines, "")
+    with file.open("rb") as lines:
+        pairs = b'"chosen"' in next(lines, b"")
     yield from read_lines(file, PreferencePair) if pairs else read_lines(file, Problem)
 
 

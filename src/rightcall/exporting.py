@@ -17,6 +17,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -310,7 +311,7 @@ def write(rows: Iterable[Row], out: str | Path, *, form: str, what: str, made: s
     """Write rows as `openai` or `trl` (JSON lines) or as `parquet`: to a file, if `out` ends with
     .jsonl, .json or .parquet, else to a folder with a data set card. `what` is "chains" or "pairs";
     `made` is a sentence for the card about how they were made. A file appears whole or not at all.
-    Raises `ConfigError`; `DataError` if there is no row."""
+    Raises `ConfigError`; `DataError` if there is no row: then nothing is left behind."""
     if form not in FORMS:
         raise ConfigError("no such form", value=form, remedy=nearest(form, FORMS))
     out = Path(out)
@@ -356,6 +357,8 @@ def _counted(rows: Iterable[Row], counts: dict[str, Counter[str]]) -> Iterator[R
 
 
 def _whole(file: Path, writer: Callable[[Path, Iterator[Row]], int], rows: Iterator[Row]) -> int:
+    """Write a file, or nothing: then no folder is left for it, either."""
+    new = [folder for folder in file.parents if not folder.exists()]
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
     try:
@@ -363,8 +366,12 @@ def _whole(file: Path, writer: Callable[[Path, Iterator[Row]], int], rows: Itera
         if not number:
             raise DataError("there is nothing to write", value=str(file))
         os.replace(partial, file)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        with suppress(OSError):  # someone else has put something there
+            for folder in new:
+                folder.rmdir()
+        raise
     return number
 
 

@@ -119,8 +119,18 @@ def _decoded(text: str, start: int = 0) -> tuple[Any, int]:
         start += 1
     try:
         return _DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
+        rest = " ".join(text[error.pos :].split())[:_SHOWN]
+        why = f"no JSON from {rest!r} on: {error.msg}" if rest else "its JSON breaks off"
+        raise _Malformed(why) from error
+    except RecursionError as error:
+        raise _Malformed(f"more than {MAX_NESTING} levels") from error
+    except ValueError as error:
         raise _Malformed(str(error)) from error
+
+
+_SHOWN = 40
+"""Characters of what is no JSON."""
 
 
 def _invocation(value: object) -> Invocation:
@@ -326,22 +336,37 @@ class Parsing:
 def from_server(words: str | None, tool_calls: object) -> str:
     """The reply in an OpenAI-style message, as chains hold it: its words stay words, whatever stands
     there. Where the arguments of a call are no JSON object, the reply makes no call: its text is what
-    was sent. Raises `ValueError` if `tool_calls` are no calls at all."""
+    was sent, and reading it finds the same fault. Raises `ValueError` if `tool_calls` are no calls at
+    all."""
     if not isinstance(tool_calls, list):
-        raise ValueError("they are no list")
+        raise ValueError("tool_calls are no list")
     calls: list[Invocation] = []
-    for call in tool_calls:
+    for number, call in enumerate(tool_calls, 1):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise ValueError("a tool call without a function's name")
+            raise ValueError(f"tool call {number} is one without a function's name")
         try:
             calls.append(_invocation(function))
         except _Malformed:
-            sent = function.get("arguments")
-            shown = sent if isinstance(sent, str) else json_text(sent)
-            broken = f'{OPENING}\n{{"name": {json_text(function["name"])}, "arguments": {shown}'
+            broken = _broken(function["name"], function.get("arguments", function.get("parameters")))
             return str(Said(f"{words}\n{broken}" if words else broken))
     return str(Said((words or "").rstrip(), tuple(calls)))
+
+
+def _broken(name: str, sent: JSON) -> str:
+    """A call that cannot be read, as a text in which the fault is where it was: arguments that are JSON
+    but no object are written as a whole call's; others as they were sent, or, where these would read
+    otherwise beside the name, as the text that they are."""
+    given = sent if isinstance(sent, str) else json_text(sent)
+    head = f'{OPENING}\n{{"name": {json_text(name)}, "arguments": '
+    quoted = f"{head}{json_text(given)}}}\n{CLOSING}"
+    try:
+        _, end = _decoded(given)
+    except _Malformed:
+        plain = f"{head}{given}"
+    else:
+        plain = quoted if given[end:].strip() else f"{head}{given}}}\n{CLOSING}"
+    return quoted if unreadable(plain) is None else plain
 
 
 def texts_of(message: Message) -> list[str]:

@@ -326,6 +326,9 @@ def vary(place: Place) -> str:
     if not here:
         return f"left out{others}"
     config = asked.model_copy(update={"operations": here})
+    problems_out = place.folder / "problems.augmented.jsonl"
+    for cut in (place.chains("augmented"), problems_out):  # this stage is redone, not gone on with
+        cut.unlink(missing_ok=True)
     made = augment(
         place.task,
         place.task.function_set(place.settings.functions),
@@ -333,7 +336,7 @@ def vary(place: Place) -> str:
         _chains(place, "teacher", "student"),
         config,
         place.chains("augmented"),
-        problems_out=place.folder / "problems.augmented.jsonl",
+        problems_out=problems_out,
         test=[*place.problems("validation"), *place.problems("test")],
         dialect=place.settings.dialect,
     )
@@ -400,6 +403,7 @@ def _trained(
             adapter=start.adapter,
             chat_template=start.chat_template,
             reference=Weights(reference.weights, reference.adapter) if reference else None,
+            test=place.problems("test"),
             device=start.device,
             on_log=on_log,
             on_estimate=terminal.say_memory,
@@ -621,13 +625,14 @@ def _check_student(place: Place) -> None:
 
 
 def _check_operations(config: RunConfig, tasks: Mapping[str, Task]) -> None:
-    """Is every operation of augmentation there? Asked before anything is done. One that only another
-    task of the run has is passed over by the tasks that lack it. Raises `ConfigError` or
+    """Is every operation of augmentation there, those that are switched off included? Asked before
+    anything is done. One that only another task of the run has is passed over by the tasks that lack
+    it. Raises `ConfigError` or
     `DefinitionError`."""
     known = {operation for task in tasks.values() for operation in operations_of(task)}
     for name, task in tasks.items():
-        for operation, ratio in config.tasks[name].augment.operations.items():
-            if ratio and operation not in known:
+        for operation in config.tasks[name].augment.operations:
+            if operation not in known:
                 load_operation(task, operation)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -20,6 +22,7 @@ from rightcall.chain import (
     CORRUPTED,
     ByProblem,
     Chain,
+    ChainStore,
     Frozen,
     Origin,
     Outcome,
@@ -29,7 +32,7 @@ from rightcall.chain import (
 )
 from rightcall.dialects import DIALECTS
 from rightcall.errors import ConfigError, DataError, DefinitionError, nearest
-from rightcall.files import whole
+from rightcall.files import read_lines, whole
 from rightcall.functions import FunctionSet
 from rightcall.leaks import normalised
 from rightcall.models.scripted import Replay
@@ -400,18 +403,20 @@ def augment(
     dialect: str = "python",
 ) -> AugmentReport:
     """Variants of the problems that have chains: their chains into `out`, and the problems themselves
-    into `problems_out`. Both files appear whole or not at all.
+    into `problems_out`. What is in these files already stays, and is not written again; if anything
+    fails, both are as they were.
 
     Chains of problems that are not given, or in another dialect, are passed over, and counted. Raises
-    `DataError` if no chain is left, or if a problem is a relative of a test problem; a variant that
-    asks a test question is rejected.
+    `DataError` if no chain is left, if a problem is a relative of a test problem, or if a file holds
+    another question under the id of a new one; a variant that asks a test question is rejected.
     """
     held = list(test)
     asked = {normalised(problem.question) for problem in held}
     roots = {problem.root for problem in held}
     known = {problem.id: problem for problem in problems}
     _check_relatives(known.values(), roots)
-    operations = {name: load_operation(task, name) for name, n in config.operations.items() if n}
+    named = {name: load_operation(task, name) for name in config.operations}
+    operations = {name: made for name, made in named.items() if config.operations[name]}
     counts = {name: _Count() for name in config.operations}
     passed_over: Counter[str] = Counter()
     with ByProblem() as kept:
@@ -479,14 +484,38 @@ def _check_relatives(problems: Iterable[Problem], roots: set[str]) -> None:
 
 
 def _write(made: Iterable[Made], out: Path, problems_out: Path | None) -> None:
-    """Corruptions are of problems that are there already: these are not written again."""
-    with whole(out) as chains_file:
-        if problems_out is None:
-            for one in made:
-                chains_file.writelines(f"{chain.model_dump_json()}\n" for chain in one.chains)
-            return
-        with whole(problems_out) as problems_file:
-            for one in made:
-                chains_file.writelines(f"{chain.model_dump_json()}\n" for chain in one.chains)
-                if one.chains[0].source != CORRUPTED:
-                    problems_file.write(f"{one.problem.model_dump_json()}\n")
+    """Add what is not there yet, all of it or nothing. Corruptions are of problems that are there
+    already: these are not written again."""
+    store, known = ChainStore(out), set[str]()
+    asked = {chain.problem_id: digest(chain.prompt[-1]["content"]) for chain in store.latest()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as opened:
+        problems_file = None
+        if problems_out is not None:
+            problems_file = opened.enter_context(whole(problems_out))
+            for problem in read_lines(problems_out, Problem):
+                problems_file.write(f"{problem.model_dump_json()}\n")
+                asked[problem.id] = digest(problem.question)
+                known.add(problem.id)
+        part = opened.enter_context(
+            NamedTemporaryFile("w", encoding="utf-8", dir=out.parent, prefix=f"{out.name}.")
+        )
+        for one in made:
+            _check_same(one.problem, asked)
+            part.writelines(f"{chain.model_dump_json()}\n" for chain in one.chains)
+            new = one.chains[0].source != CORRUPTED and one.problem.id not in known
+            if new and problems_file is not None:
+                problems_file.write(f"{one.problem.model_dump_json()}\n")
+        part.flush()
+        store.merge([ChainStore(part.name)])
+
+
+def _check_same(problem: Problem, asked: Mapping[str, str]) -> None:
+    """Is a problem the one that a file has under its id already, if there is any? Operations may go by
+    a problem's chains: of others they make other variants under the same ids."""
+    if asked.get(problem.id, found := digest(problem.question)) != found:
+        raise DataError(
+            "the files to be added to hold another question under the id of a new one",
+            value=problem.id,
+            remedy="Write to other files, or draw other variants (--draw, the config's seed).",
+        )

@@ -211,7 +211,8 @@ def _text(message: Mapping[str, Any], request: Request) -> str:
     then it is empty."""
     text = _joined(message.get("content"))
     if text is None:
-        raise bad("the server's reply is not text", value=message)
+        remedy = "The content of a message is text, or a list of parts of which some are."
+        raise bad("the server's reply is not text", value=message.get("content"), remedy=remedy)
     calls = message.get("tool_calls") or _older_call(message.get("function_call"))
     if not request.tools:
         if text or not calls:
@@ -224,7 +225,12 @@ def _text(message: Mapping[str, Any], request: Request) -> str:
     try:
         return from_server(text, calls or [])
     except ValueError as error:
-        raise bad(f"the server's tool calls cannot be read ({error})", value=message) from None
+        raise bad(
+            f"the server's tool calls cannot be read: {error}",
+            value=calls,
+            remedy="They are a list of calls, each with a function's name and arguments: see its tool "
+            "parser and its log.",
+        ) from None
 
 
 def _joined(content: object) -> str | None:

@@ -21,9 +21,10 @@ from rightcall.models.constrained import CallConstraint, Constrainer
 from rightcall.models.engine import Engine, Finished, Stats, Turn, shared_head
 from rightcall.models.weights import (
     Quantization,
-    adapter_folder,
+    adapter_version,
     checked_device,
     chosen_template,
+    commit,
     identified,
     load_adapter,
     load_model,
@@ -105,8 +106,8 @@ class LocalModel(ChatModel):
     ) -> LocalModel:
         """Load a folder or hub id, safetensors only and without remote code.
 
-        `chat_template`: a file, in place of the tokenizer's own; default: the one in the adapter's
-        folder, if it is another. `device`: default CUDA where there is
+        `chat_template`: a file, in place of the tokenizer's own; default: the one that the adapter
+        brings, if it is another. `device`: default CUDA where there is
         one. `dtype`: "float32", "bfloat16", "float16"; default float32 on the CPU, else the
         checkpoint's. `threads`: of torch, process-wide. `merge`: fold the LoRA adapter into the weights
         (not done for quantised weights). `constrained`: every reply is one call that parses, names a
@@ -121,13 +122,13 @@ class LocalModel(ChatModel):
         chat_template = chosen_template(path, adapter, chat_template)
         tokenizer = load_tokenizer(path, chat_template)
         model = load_model(path, dtype=kind, quantization=quantization, device=place)
-        label = identified(path, version(path) or getattr(model.config, "_commit_hash", None))
+        label = identified(path, version(path) or commit(path))
         if adapter is not None:
             adapted = load_adapter(model, adapter)
             # Without merging the LoRA layers stay inside the base model's own modules.
             fold = merge and not quantization
             model = adapted.merge_and_unload() if fold else adapted.get_base_model()
-            label += f"+{identified(adapter, version(adapter_folder(adapter)))}"
+            label += f"+{identified(adapter, adapter_version(adapter))}"
         label = name or templated(label, chat_template)
         made = cls(
             model,

@@ -65,7 +65,7 @@ class ModelSpec(Frozen):
     """Folder or hub id of a LoRA adapter."""
     chat_template: str | None = None
     """File of a chat template in place of the tokenizer's own; chains are labelled with its hash.
-    Default: the one in the adapter's folder, if it is another."""
+    Default: the one that the adapter brings, if it is another."""
     device: str | None = None
     """Default: CUDA where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None

@@ -19,7 +19,9 @@ from rightcall.errors import ConfigError, ModelError
 from rightcall.models import ChatModel, Reply, Request
 from rightcall.models.weights import (
     adapter_folder,
+    adapter_version,
     chosen_template,
+    commit,
     identified,
     load_tokenizer,
     stop_ids,
@@ -62,7 +64,7 @@ class VLLM(ChatModel):
         self.tokenizer = load_tokenizer(path, chat_template)
         self.renderer = Renderer(self.tokenizer, sorted(stop_ids(self.tokenizer, _generation(path))))
         self.renderer.check()
-        self.name = name or identified(path, version(path))
+        self.name = name or identified(path, version(path) or commit(path))
         self._lora = None
         arguments = {
             **_free(engine or {}),
@@ -78,7 +80,7 @@ class VLLM(ChatModel):
             folder = adapter_folder(adapter)
             arguments |= {"enable_lora": True, "max_lora_rank": _rank(folder)}
             self._lora = vllm.lora.request.LoRARequest("adapter", 1, str(folder))
-            self.name = name or f"{self.name}+{identified(adapter, version(folder))}"
+            self.name = name or f"{self.name}+{identified(adapter, adapter_version(adapter))}"
         self.name = name or templated(self.name, chat_template)
         self._vllm = vllm
         self._engine: Any = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**arguments))

@@ -6,7 +6,8 @@ Safetensors only, and no code from a model's folder. Whatever cannot be loaded i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,8 @@ Quantization = Literal["4bit", "8bit"]
 
 ADAPTER = "adapter_model.safetensors"
 
-TEMPLATE = "chat_template.jinja"
+TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")
+"""Files of a folder that may hold its chat template; the first one that does counts."""
 
 _RECORDS = {"train.json", "trainer_state.json"}
 """Files of a training's output that say how it went, not what the model is."""
@@ -84,25 +86,44 @@ _TEMPLATE_REMEDY = "Give a Jinja file that writes `messages`, such as a model's 
 
 
 def _text(file: str | Path) -> str:
+    text = _held(Path(file))
+    if text is None:
+        fault = "the file holds no chat template"
+        raise ConfigError(fault, value=str(file), remedy=_TEMPLATE_REMEDY)
+    return text
+
+
+def _held(file: Path) -> str | None:
+    """The chat template in a file: Jinja, or a tokenizer's config, of several the default one. None if
+    that has none. Raises `ConfigError` if it cannot be read."""
     try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = file.read_text(encoding="utf-8")
+        found: object = json.loads(text).get("chat_template") if file.suffix == ".json" else text
+        if isinstance(found, list):
+            found = {one["name"]: one["template"] for one in found}.get("default")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         fault = f"the chat template cannot be read ({_first_line(error)})"
         raise ConfigError(fault, value=str(file), remedy=_TEMPLATE_REMEDY) from error
+    return found if isinstance(found, str) else None
 
 
 def chosen_template(
     path: str | Path, adapter: str | Path | None, given: str | Path | None
 ) -> str | Path | None:
     """The file of the chat template that a model is opened with: the given one, else the one that an
-    adapter was trained with, if it lies in its folder and is not the base's. None: the base
-    tokenizer's own. Raises `ConfigError`."""
-    if given is not None or adapter is None or not (file := Path(adapter) / TEMPLATE).is_file():
+    adapter was trained with, if its folder or hub repository holds one (whoever made it) that is not
+    the base's. None: the base tokenizer's own. Raises `ConfigError`."""
+    if given is not None or adapter is None:
         return given
+    folder = _adapters_files(adapter, TEMPLATES)
+    files = [folder / name for name in TEMPLATES if (folder / name).is_file()]
+    file, text = next(((file, text) for file in files if (text := _held(file))), (None, ""))
+    if file is None:
+        return None
     base: object = load_tokenizer(path).chat_template
     if isinstance(base, dict):  # of several the one that is saved in that file
         base = base.get("default")
-    return None if isinstance(base, str) and _plain(_text(file)) == _plain(base) else file
+    return None if isinstance(base, str) and _plain(text) == _plain(base) else file
 
 
 def _plain(template: str) -> str:
@@ -173,22 +194,50 @@ def load_adapter(model: Any, adapter: str | Path, *, trainable: bool = False) ->
 def adapter_folder(adapter: str | Path) -> Path:
     """Where an adapter's files lie. A hub's adapter is fetched by the names of its safe files, as
     peft would take a pickle where there is no safetensors file. Raises `ConfigError`."""
+    return _adapters_files(adapter, ("adapter_config.json", ADAPTER, *TEMPLATES))
+
+
+def _adapters_files(adapter: str | Path, names: Sequence[str]) -> Path:
     if Path(adapter).is_dir():
         return Path(adapter)
     from huggingface_hub import snapshot_download
 
     with _explained("an adapter", adapter, "Give a LoRA folder or a hub id."):
-        return Path(snapshot_download(str(adapter), allow_patterns=["adapter_config.json", ADAPTER]))
+        return Path(snapshot_download(str(adapter), allow_patterns=[*names]))
+
+
+def adapter_version(adapter: str | Path) -> str | None:
+    """The `version` of an adapter's folder; of a hub's adapter its commit, by which the hub's cache
+    names the folder, whichever of its files were fetched. Raises `ConfigError`."""
+    folder = adapter_folder(adapter)
+    return version(folder) if Path(adapter).is_dir() else folder.name
 
 
 def version(place: str | Path) -> str | None:
-    """A hash of what decides a model's words in a folder: weights, configs, template; None if there
-    are no weights. Large files are sampled, so that it takes the same time for any size."""
+    """A hash of what decides a model's words in a folder: weights, configs, chat templates; None if
+    there are no weights. Large files are sampled, so that it takes the same time for any size."""
     folder = Path(place)
     files = sorted(p for p in folder.glob("*") if p.suffix in {".safetensors", ".json", ".jinja"})
     if not any(p.suffix == ".safetensors" for p in files):
         return None
-    return digest([(p.name, _sampled_hash(p)) for p in files if p.name not in _RECORDS])
+    files += sorted(folder.glob(f"{_FURTHER_TEMPLATES}/*.jinja"))
+    files = [p for p in files if p.name not in _RECORDS]
+    return digest([(p.relative_to(folder).as_posix(), _sampled_hash(p)) for p in files])
+
+
+_FURTHER_TEMPLATES = "additional_chat_templates"
+"""Where transformers keeps those of a tokenizer that has several, such as one for tool calls."""
+
+
+def commit(path: str | Path) -> str | None:
+    """The hub's commit of a model, by which the hub's cache names its folder; None of a folder of one's
+    own. Raises `ConfigError`."""
+    if Path(path).is_dir():
+        return None
+    from huggingface_hub import snapshot_download
+
+    with _explained("a model", path, "Give a folder or a hub id."):
+        return Path(snapshot_download(str(path), allow_patterns=["config.json"])).name
 
 
 def identified(place: str | Path, found: str | None) -> str:

@@ -12,11 +12,11 @@ from typing import TextIO
 from rightcall.chain import Problem
 from rightcall.errors import DataError
 from rightcall.files import read_lines, whole
-from rightcall.leaks import kinship, normalised
+from rightcall.leaks import Asked, kinship, normalised
 from rightcall.pairs.pair import PreferencePair
 
 
-def check_leaks(training: Iterable[PreferencePair | Problem | str], test: Iterable[Problem]) -> int:
+def check_leaks(training: Iterable[Asked | str], test: Iterable[Problem]) -> int:
     """How many training items were checked; a `DataError` if a test question is among them, word
     for word or up to case, punctuation and spacing, or a problem that augmentation made of a test
     problem (or of what a test problem was made of)."""

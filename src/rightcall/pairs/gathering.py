@@ -21,8 +21,8 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import msgspec
 from pydantic import ValidationError
 
-from rightcall.chain import Chain, ChainFiles, Outcome, digest, no_chain
-from rightcall.pairs.outline import UNREADABLE, Head, Outline
+from rightcall.chain import UNREADABLE, Chain, ChainFiles, Outcome, digest, no_chain
+from rightcall.pairs.outline import Head, Outline
 from rightcall.spill import Sorter
 
 S = TypeVar("S", bound=msgspec.Struct)

@@ -4,7 +4,8 @@ A `Chain` is some twenty validated objects. An `Outline` has the names of a `Cha
 pairs need of it, checks these as strictly, and is read five times as fast.
 
 The fields are those of the models, in their order, in which they are found fastest: a field that a
-model does not have is refused. What pairing does not need is `Raw`, and so not looked into.
+model does not have is refused, and so is one of another type. What is `Raw` is read later: by the
+outline what a head leaves, and when they are asked for a step's call and token ids.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated
 import msgspec
 from pydantic import TypeAdapter
 
-from rightcall.chain import Call, Message, Outcome, StopReason
+from rightcall.chain import UNREADABLE, Call, Message, Outcome, StopReason
 from rightcall.errors import FailureKind
 
 Ids = tuple[int, ...] | None
@@ -27,9 +28,6 @@ _OTHER_IDS: TypeAdapter[Ids] = TypeAdapter(Ids)
 _CORRECT, _TRUNCATED, _BUDGET = Outcome.CORRECT, StopReason.REPLY_TRUNCATED, StopReason.TOKEN_BUDGET
 """Members that every chain is compared with: Python 3.11 looks one up in its class for longer than it
 compares it."""
-
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
-"""What msgspec raises where a line is not what was expected."""
 
 
 @lru_cache(1 << 10)
@@ -43,7 +41,7 @@ class ObservationOutline(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     text: str
     failure: FailureKind | None = None
-    cut: msgspec.Raw = _NOTHING
+    cut: int = 0
 
 
 class StepOutline(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
@@ -54,8 +52,8 @@ class StepOutline(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=
     call_text: msgspec.Raw = msgspec.field(default=_NOTHING, name="call")
     observation: ObservationOutline
     ids_text: msgspec.Raw = msgspec.field(default=_NOTHING, name="token_ids")
-    prompt_tokens: msgspec.Raw = _NOTHING
-    completion_tokens: msgspec.Raw = _NOTHING
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     @property
     def call(self) -> Call | None:
@@ -75,7 +73,7 @@ class JudgementOutline(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     process_correct: bool | None = None
     evidence: tuple[str, ...] = ()
-    measures: msgspec.Raw = _NOTHING
+    measures: dict[str, float] = {}
     wrong_steps: tuple[int, ...] = ()
 
 
@@ -93,11 +91,11 @@ class Outline(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True
     key: str
     task: str
     problem_id: str
-    sample: msgspec.Raw
+    sample: int
     source: str
-    model: msgspec.Raw
+    model: str
     dialect: str = "python"
-    seed: msgspec.Raw
+    seed: int
     prompt: tuple[Message, ...]
     schemas: str = ""
     steps: tuple[StepOutline, ...]
@@ -106,11 +104,11 @@ class Outline(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True
     outcome: Outcome
     judgement: JudgementOutline = msgspec.field(default_factory=JudgementOutline)
     difficulty: int | None = None
-    error: msgspec.Raw = _NOTHING
-    seconds: msgspec.Raw = _NOTHING
+    error: str | None = None
+    seconds: float = 0.0
     given_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
     origin: OriginOutline | None = None
-    renamed: msgspec.Raw = _NOTHING
+    renamed: dict[str, str] = {}
 
     @property
     def root(self) -> str:
@@ -138,24 +136,24 @@ class Head(msgspec.Struct, gc=False, kw_only=True, forbid_unknown_fields=True):
     key: str
     task: str
     problem_id: str
-    sample: msgspec.Raw
+    sample: int
     source: str
-    model: msgspec.Raw
-    dialect: msgspec.Raw = _NOTHING
-    seed: msgspec.Raw
+    model: str
+    dialect: str = "python"
+    seed: int
     prompt: msgspec.Raw
-    schemas: msgspec.Raw = _NOTHING
+    schemas: str = ""
     steps: msgspec.Raw
     stop_reason: StopReason
-    answer: msgspec.Raw = _NOTHING
+    answer: str | None = None
     outcome: Outcome
     judgement: JudgementOutline = msgspec.field(default_factory=JudgementOutline)
-    difficulty: msgspec.Raw = _NOTHING
-    error: msgspec.Raw = _NOTHING
-    seconds: msgspec.Raw = _NOTHING
-    given_steps: msgspec.Raw = _NOTHING
-    origin: msgspec.Raw = _NOTHING
-    renamed: msgspec.Raw = _NOTHING
+    difficulty: int | None = None
+    error: str | None = None
+    seconds: float = 0.0
+    given_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
+    origin: OriginOutline | None = None
+    renamed: dict[str, str] = {}
 
     @property
     def right_for_the_right_reason(self) -> bool:

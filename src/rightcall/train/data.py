@@ -9,7 +9,7 @@ carry these (two calls in a reply, words beside a call): nobody wrote it for thi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,9 +17,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rightcall.chain import Message, digest
+from rightcall.chain import Message, Problem, digest
 from rightcall.errors import DataError, RenderingError, first_fault
-from rightcall.pairs import TurnIds
+from rightcall.pairs import TurnIds, check_leaks
 from rightcall.rendering import Rendered, Renderer
 
 Method = Literal["dpo", "sft"]
@@ -50,16 +50,29 @@ class Record(BaseModel):
     """How the pair was made, where it says so."""
     task: str = ""
     problem_id: str = ""
+    root: str = ""
+    """Id of the problem that augmentation made this one of in the end; empty if it made none."""
+
+    @property
+    def question(self) -> str:
+        """The problem's text: the last turn before the first reply."""
+        before = self._before
+        return before[-1]["content"] if before else ""
+
+    @property
+    def _before(self) -> tuple[Message, ...]:
+        """What stands before the first reply."""
+        given = (*self.prompt, *self.messages)
+        first = next((i for i, m in enumerate(given) if m["role"] == "assistant"), len(given))
+        return given[:first]
 
     @property
     def problem(self) -> str:
         """What rows of one problem have in common, and with it most of their tokens."""
         if self.problem_id:
             return f"{self.task}/{self.problem_id}"
-        before = (*self.prompt, *self.messages)
-        first = next((i for i, m in enumerate(before) if m["role"] == "assistant"), len(before))
         shown = [self.schemas] if self.schemas else []
-        return digest(*shown, [dict(m) for m in before[:first]])
+        return digest(*shown, [dict(m) for m in self._before])
 
     @model_validator(mode="before")
     @classmethod
@@ -156,6 +169,21 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
                     else "A row has `prompt`, `chosen` and `rejected` (lists of messages), or for "
                     "SFT also `prompt` and `completion`, or `messages`.",
                 ) from error
+
+
+def check_unseen(path: str | Path, test: Iterable[Problem]) -> None:
+    """Hold a training file against test problems. Raises `DataError` if a row asks one of them, or
+    belongs to a relative of one (see `check_leaks`); rows of one's own may ask it in any user turn."""
+    if held := list(test):
+        check_leaks(_asked(path), held)
+
+
+def _asked(path: str | Path) -> Iterator[Record | str]:
+    for _, record in read_records(path):
+        yield record
+        if not record.strategy:
+            turns = (*record.prompt, *record.messages, *record.completion)
+            yield from (turn["content"] for turn in turns if turn["role"] == "user")
 
 
 def render_side(renderer: Renderer, side: Side, *, mask_observations: bool, name: str) -> Rendered:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rightcall.chain import digest
 from rightcall.errors import DataError
-from rightcall.models.weights import adapter_folder, read_template, version
+from rightcall.models.weights import adapter_version, read_template, version
 from rightcall.train.config import TrainConfig, TrainResult, Weights
 
 
@@ -27,7 +27,7 @@ def identity(config: TrainConfig, start: Weights, data: Path, reference: Weights
 
 
 def _versions(weights: Weights) -> tuple[str, str | None]:
-    tuned = weights.adapter and (version(adapter_folder(weights.adapter)) or weights.adapter)
+    tuned = weights.adapter and (adapter_version(weights.adapter) or weights.adapter)
     return version(weights.model) or weights.model, tuned
 
 

@@ -29,7 +29,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from rightcall.chain import digest
 from rightcall.errors import ConfigError
-from rightcall.models.weights import adapter_folder, load_tokenizer, version
+from rightcall.models.weights import adapter_version, commit, load_tokenizer, version
 from rightcall.rendering import Rendered, Renderer
 from rightcall.train import memory, sharding
 from rightcall.train.attention import ATTENTION, CannotPack, Kernel
@@ -121,7 +121,7 @@ def run(
         _score_reference(config, core, reference, tokenizer, rows, output, place)
         del core  # one model in memory at a time
         core = _loaded(config, start, place)
-    base = _base(config, start, place, core)
+    base = _base(config, start, place)
     trainer = build(config, core, tokenizer, rows, output, on_log, place, base)
     last = last_checkpoint(output)
     if state.is_main_process:
@@ -222,15 +222,15 @@ def _score_reference(
 ) -> None:
     """Leave the log-probabilities of a reference model of its own where `_precomputed` finds them."""
     if not (output / "reference.safetensors").exists():
-        base = _base(config, reference, place, core)
+        base = _base(config, reference, place)
         build(config, core, tokenizer, rows, output, device=place, base=base)
 
 
-def _base(config: TrainConfig, weights_of: Weights, place: str, core: Any) -> str | None:
+def _base(config: TrainConfig, weights_of: Weights, place: str) -> str | None:
     """What decides a reference log-probability beside the tokens; None if the weights cannot be told
     from others of that name: of a folder their hash does, of a hub id its commit."""
-    weights = version(weights_of.model) or getattr(core.config, "_commit_hash", None)
-    tuned = version(adapter_folder(weights_of.adapter)) if weights_of.adapter else ""
+    weights = version(weights_of.model) or commit(weights_of.model)
+    tuned = adapter_version(weights_of.adapter) if weights_of.adapter else ""
     if weights is None or tuned is None:
         return None
     kind = compute_dtype(config, place)

@@ -7,8 +7,10 @@ The output folder holds the final model or adapter with its tokenizer (safetenso
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from rightcall.chain import Problem
 from rightcall.train.config import (
     Lora,
     MemoryEstimate,
@@ -35,6 +37,7 @@ def train(
     adapter: str | Path | None = None,
     chat_template: str | Path | None = None,
     reference: Weights | None = None,
+    test: Iterable[Problem] = (),
     device: str | None = None,
     resume: bool = True,
     on_log: OnLog | None = None,
@@ -45,16 +48,19 @@ def train(
     `adapter` is a LoRA adapter to start from: it is trained further, or merged before full weights
     are trained. The DPO reference is the model as it stands when training starts, adapter included,
     unless `reference` names another one with the same tokenizer. `chat_template` is a file that takes
-    the place of the tokenizer's own template (default: the one in the adapter's folder, if it is
-    another); it is saved with the result.
+    the place of the tokenizer's own template (default: the one that the adapter brings, if it is
+    another); it is saved with the result. `test` problems must not be learned from: where a row asks
+    one of them, or belongs to a relative of one, nothing is trained (`DataError`).
     `device` is "cpu" or "cuda"; default CUDA where there is one.
     With `resume`, a run that was killed goes on from its last checkpoint and ends with the same
     weights, and a finished run is not repeated; an output folder of another training is refused
     (`DataError`). Raises `ConfigError`, `DataError` and `RenderingError` before training starts, also
     if it will not fit into memory. `on_estimate` is told what it needs, unless there is plainly room.
     """
+    from rightcall.train.data import check_unseen
     from rightcall.train.loop import run
 
+    check_unseen(data, test)
     start = _weights(model, adapter, chat_template)
     return run(config, start, Path(data), Path(output), reference, device, resume, on_log, on_estimate)
 
@@ -66,12 +72,15 @@ def dry_run(
     *,
     adapter: str | Path | None = None,
     chat_template: str | Path | None = None,
+    test: Iterable[Problem] = (),
     device: str | None = None,
 ) -> TrainPlan:
     """What `train` would take, and what it would leave out. No weights are loaded and nothing is
     written. Raises what `train` raises before it starts, but for memory that is too small."""
     from rightcall.train import loop
+    from rightcall.train.data import check_unseen
 
+    check_unseen(data, test)
     start = _weights(model, adapter, chat_template)
     return loop.dry_run(config, start, Path(data), device)
 
