@@ -12,6 +12,7 @@ model solves the same held-out problems. All is kept in `build/learning`; called
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -52,15 +53,18 @@ def trained_tokens(pairs: Iterable[PreferencePair]) -> list[int]:
 
 
 def cut(pairs: Sequence[PreferencePair], budget: int) -> tuple[list[PreferencePair], int]:
-    """The first pairs that fill the budget of trained tokens, and how often to go through them."""
+    """The first pairs that fill the budget of trained tokens, and how often to go through them: if all
+    are too few, those that fill it in whole epochs, as few as it takes."""
+    tokens = trained_tokens(pairs)
+    epochs = max(1, math.ceil(budget / max(1, sum(tokens))))
     taken: list[PreferencePair] = []
     spent = 0
-    for pair, tokens in zip(pairs, trained_tokens(pairs), strict=True):
-        if spent >= budget:
-            return taken, 1
+    for pair, more in zip(pairs, tokens, strict=True):
+        if spent >= budget / epochs:
+            break
         taken.append(pair)
-        spent += tokens
-    return taken, max(1, round(budget / max(1, spent)))
+        spent += more
+    return taken, epochs
 
 
 def arm(place: Place, name: str, weights: dict[str, float], start: str, budget: int) -> dict[str, Any]:
@@ -98,9 +102,19 @@ def arm(place: Place, name: str, weights: dict[str, float], start: str, budget: 
         "of": len(pairs),
         "epochs": epochs,
         "trained_tokens": epochs * sum(trained_tokens(taken)),
+        "searched_tokens": _searched(place) if "first_error" in weights else 0,
         "seconds": round(seconds, 1) if result.seconds else None,
         "evaluation": made,
     }
+
+
+def _searched(place: Place) -> int:
+    """Tokens that the rollouts of the search sampled."""
+    return sum(
+        step.completion_tokens or 0
+        for chain in ChainStore(place.chains("search")).latest()
+        for step in chain.steps[chain.given_steps :]
+    )
 
 
 def main(
@@ -165,7 +179,7 @@ def main(
 
 HEAD = (
     *("task", "seed", "pairs from", "accuracy %", "right reason %", "gain over start, points"),
-    *("invalid calls %", "pairs", "epochs", "trained tokens", "s"),
+    *("invalid calls %", "pairs", "epochs", "trained tokens", "searched tokens", "s"),
 )
 
 
@@ -176,7 +190,7 @@ def _row(made: dict[str, Any]) -> tuple[object, ...]:
         *(f"{100 * made[key]:.1f}" for key in ("accuracy", "right_reason")),
         f"{gain} [{low}, {high}]",
         f"{100 * made['invalid']:.2f}",
-        *(made[key] for key in ("pairs", "epochs", "trained_tokens", "seconds")),
+        *(made[key] for key in ("pairs", "epochs", "trained_tokens", "searched_tokens", "seconds")),
     )
 
 
