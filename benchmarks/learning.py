@@ -148,7 +148,7 @@ def main(
             before: Evaluation = load_evaluation(
                 place.evaluation("base" if start == "base" else "control"),
                 problems=place.problems("test"),
-                budgets=place.settings.evaluate.budgets,
+                budgets=place.settings.evaluate.budgets_for(place.task),
             )
             for name, made in found.items():
                 after: Evaluation = made.pop("evaluation")
