@@ -166,7 +166,7 @@ def measured(place: Place, spec: ModelSpec, folder: Path, amounts: Amounts) -> d
                 path = folder / f"{view}-{number}.jsonl"
                 evaluate(setting, model, problems[number::SETS], path, place.settings.evaluate)
                 chains += ChainStore(path).latest()
-            budgets = place.settings.evaluate.budgets
+            budgets = place.settings.evaluate.budgets_for(place.task)
             made[view] = summarise(chains, problems=problems, budgets=budgets)
     return made
 
