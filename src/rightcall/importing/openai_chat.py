@@ -11,7 +11,7 @@
 All but `messages` may be missing. Requests with their responses, and the items of the Responses API,
 are made into that first (see `exchanges`). The problem is the `question`, or else what the user said:
 before the first reply, or later if that is a problem's question (examples may come first). Calls of
-one turn become successive steps; in a last text without a call stands the answer. What
+one turn become successive steps; in a final message without a call stands the answer. What
 `rightcall.exporting` writes is read back to the same replies: `replies` are the model's own texts, one
 for each of its turns, empty where the messages tell it, `dialect` says that names and nulls are the
 model's own, and `process` how that was judged.
@@ -28,18 +28,15 @@ from typing import Any
 from rightcall.chain import digest
 from rightcall.dialects import DIALECTS, NOT_RUN
 from rightcall.errors import DataError
+from rightcall.importing.answers import read_final
 from rightcall.importing.exchanges import conversations, is_exchange
 from rightcall.importing.recorded import Place, Recorded, RecordedCall
 from rightcall.leaks import normalised
-from rightcall.tasks.math.answers import values
 
 _TOOLS = ("tool", "function")
 _ROLES = ("system", "developer", "user", "assistant", *_TOOLS)
 UNRUN = "turn with several calls of which only the first was run, the others left out"
 PARALLEL = "turn with several calls, made successive steps"
-SPOKEN = "last text taken as the answer"
-READ = "answer read from the last text"
-DENIED = "last text that says only what the answer is not, no answer"
 CUT = "last reply cut at a limit of length, no answer"
 EMPTY = "last turn without words or a call, no answer"
 NOT_JSON = "arguments that are no JSON object: a call that fails"
@@ -72,10 +69,12 @@ def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
     asked = [_text(message) for message in messages[:first] if message["role"] == "user"]
     turns = messages[first:]
     notes: list[str] = []
-    final = None
+    final, message = None, ""
     notes += [CUT] if cut else []
     if not cut and turns and turns[-1]["role"] == "assistant" and not _tool_calls(turns[-1]):
-        final, turns = _final(_without_thoughts(_text(turns[-1])), notes), turns[:-1]
+        message, turns = _without_thoughts(_text(turns[-1])), turns[:-1]
+        final, note = read_final(message) if message.strip() else (None, EMPTY)
+        notes += [note] if note else []
     calls, later = _conversation(turns, _exact(record.get("replies"), messages), notes)
     made = Recorded(
         problem_id=record.get("problem_id"),
@@ -89,6 +88,7 @@ def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
         process_wrong=record.get("process") == "wrong",
         cut=cut,
         final=final,
+        final_message=message if message.strip() else "",
         correct=record.get("correct"),
         notes=tuple(notes),
     )
@@ -209,101 +209,6 @@ def _without_thoughts(text: str) -> str:
     """What a reasoning model says when it has thought."""
     found = _THOUGHT_END.sub("", _THOUGHT.sub("", text))
     return text if found == text else found.strip()
-
-
-# --- the answer ---------------------------------------------------------------------------------
-
-_LABELLED = re.compile(
-    r"\\boxed\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
-    r"|####[ \t]*(?P<marked>[^\n]+)"
-    r"|\banswer[ \t]*(?:\bis\b[ \t]*:?|[:=]|(?=isn['’]t\b))\s*(?P<said>\S[^\n]*)",
-    re.IGNORECASE,
-)
-_BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
-_SENTENCE = re.compile(
-    r"\.(?=\s|$)|\s+(?:because|since|rather than|instead of)\b|,\s+(?:and\s+)?not\b", re.IGNORECASE
-)
-_DENIAL = re.compile(
-    r"(?:not|isn['’]t)\s+(?P<denied>.+?)"
-    r"(?:[,;.]?\s+(?:but(?:\s+rather)?(?:\s+it\s+is)?|it\s+is|it['’]s|rather)\s+(?P<meant>.+))?",
-    re.IGNORECASE,
-)
-_VERDICT = re.compile(r"true|false|yes|no|unknown|uncertain|\(?[A-Z]\)?", re.IGNORECASE)
-_WRAPPED = re.compile(
-    r"\\\((.*)\\\)|\\\[(.*)\\\]|\$(.*)\$|\\text\s*\{(.*)\}|`(.*)`|\{(.*)\}", re.DOTALL
-)
-
-
-def answer_of(text: str) -> str | None:
-    """The answer that a text names: the last of `Answer: X`, `the answer is X`, `#### X` and
-    `\\boxed{X}`, or else the last value in bold; without markdown. None if there is none of these.
-
-    >>> answer_of("So **Tina** has **$170.40**."), answer_of("Hence \\\\boxed{\\\\text{B}}.")
-    ('$170.40', 'B')
-    """
-    found, _ = _named(text)
-    return found[-1] if found else None
-
-
-def _named(text: str) -> tuple[list[str], list[str]]:
-    """The answers that a text names, and those of which it says that they are not the answer."""
-    read = [_labelled(match) for match in _LABELLED.finditer(text)]
-    denied = [answer for _, answer in read if answer]
-    bold = (_value(match[1] or match[2]) for match in _BOLD.finditer(text))
-    found = [answer for answer, _ in read if answer] or list(filter(None, bold))
-    return [one for one in found if not any(_same(one, other) for other in denied)], denied
-
-
-def _same(one: str, other: str) -> bool:
-    return one.lower() == other.lower() or bool(values(one) & values(other))
-
-
-def _labelled(match: re.Match[str]) -> tuple[str, str]:
-    """The answer that a label names, and one that it denies; empty where there is none."""
-    if match["boxed"] is not None:
-        return _plain(match["boxed"]), ""
-    said = _plain(match["marked"] or match["said"])
-    if denial := _DENIAL.fullmatch(said):
-        denied, meant = _first(denial["denied"]), _first(denial["meant"] or "")
-        if values(denied) or _VERDICT.fullmatch(denied):
-            return meant if bool(values(meant)) is bool(values(denied)) else "", denied
-    return _first(said), ""
-
-
-def _first(said: str) -> str:
-    """The answer at the beginning of a line, or the boxed one in it."""
-    said = _plain(said)
-    if boxed := _LABELLED.search(said):
-        answer, _ = _labelled(boxed)
-        return answer
-    return _plain(_SENTENCE.split(said, maxsplit=1)[0])
-
-
-def _value(bold: str) -> str:
-    """What a bold text says, if it is a value rather than a heading or a stressed phrase."""
-    said = _plain(bold)
-    short = len(said.split()) <= 4 and (any(c.isdigit() for c in said) or " " not in said)
-    return "" if not short or said.endswith(":") else said
-
-
-def _plain(text: str) -> str:
-    """Without markdown and math brackets."""
-    text = re.sub(r"\*\*|__", "", text).strip().strip("*").strip()
-    while (match := _WRAPPED.fullmatch(text.rstrip("."))) and len(text) > 1:
-        text = next(part for part in match.groups() if part is not None).strip()
-    return text.rstrip(".") if text.endswith(".") and not text.endswith("..") else text
-
-
-def _final(text: str, notes: list[str]) -> str | None:
-    if not text.strip():
-        notes.append(EMPTY)
-        return None
-    found, denied = _named(text)
-    if not found and denied:
-        notes.append(DENIED)
-        return None
-    notes.append(READ if found else SPOKEN)
-    return found[-1] if found else text
 
 
 # --- the calls ----------------------------------------------------------------------------------

@@ -95,6 +95,9 @@ class Recorded(Frozen):
     final: str | None = Field(None, coerce_numbers_to_str=True)
     """The answer, where it is not an argument of the last call: the task's stop function is called
     with it."""
+    final_message: str = ""
+    """The words in which `final` was read. Where that is None, or turns out to be no answer to the
+    problem, the attempt is neither right nor wrong: it is listed and becomes no chain."""
     answers: tuple[str, ...] = ()
     """Where the model wrote a program and gave no answer itself: the answers that the result of the
     last call may give. The chain stops with the one that the result is or begins with."""

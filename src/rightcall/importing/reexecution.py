@@ -225,9 +225,12 @@ class _Import:
             for one in batch:
                 if one.key in old:
                     self._count(one, old[one.key], fresh=False)
-                elif one.key in made:  # it was not refused
+                elif one.key in made and self._is_told(one, made[one.key]):  # nor was it refused
                     yield made[one.key]
                     self._count(one, made[one.key], fresh=True)
+
+    def _is_told(self, one: _Attempt, chain: Chain) -> bool:
+        return self.tally.told(one.place, one.recorded, one.job.problem.answer, chain)
 
     def _made(self, attempts: Sequence[_Attempt]) -> Iterator[Chain]:
         for model in dict.fromkeys(one.recorded.model for one in attempts):
@@ -277,6 +280,8 @@ class _Import:
     def _count(self, one: _Attempt, chain: Chain, *, fresh: bool) -> None:
         self.tally.notes.update(one.recorded.notes)
         problem = one.job.problem
+        if one.own:
+            self.tally.own.add(problem.id)
         self.tally.chain(one.place, one.recorded, problem.answer, chain, fresh=fresh)
         if (said := one.recorded.gold) and not self._right(problem, said):
             self.tally.other_gold(one.place, problem.id, said, problem.answer)
@@ -306,8 +311,6 @@ class _Import:
                 continue
             problem = found.problem
             one = in_replies(found.recorded, self.setting.functions, self.setting.dialect)
-            if found.own:
-                self.tally.own.add(problem.id)
             number = numbers[one.model, problem.id]
             numbers[one.model, problem.id] += 1
             job = Job(problem, number if one.sample is None else one.sample)

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from rightcall.chain import JSON, Chain, Frozen, Outcome
 from rightcall.errors import DataError
+from rightcall.importing.answers import is_told, may_answer
 from rightcall.importing.recorded import Place, Recorded, Unreadable
-from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.numbers import read_number
 
 SHOWN = 10
@@ -95,6 +95,15 @@ class Unread(Frozen):
     text: str
 
 
+class NotTold(Frozen):
+    """An attempt whose answer cannot be told from its final message: neither right nor wrong."""
+
+    place: Place
+    model: str
+    problem_id: str
+    text: str
+
+
 class ModelFigures(Frozen):
     """The attempts of one model. Shares are of `chains`."""
 
@@ -151,6 +160,8 @@ class ImportReport(Frozen):
     other_golds: tuple[OtherGold, ...] = ()
     notes: dict[str, int]
     """What importers had to decide."""
+    not_told: tuple[NotTold, ...] = ()
+    """Attempts that became no chain, as their answer cannot be told from the final message."""
     unread: tuple[Unread, ...] = ()
     """Parts of records that are no calls, although they begin as such."""
     models: dict[str, ModelFigures] = Field(default_factory=dict)
@@ -175,6 +186,12 @@ class ImportReport(Frozen):
                 "no record of the log is an attempt that can be read",
                 value=_cell(faults[0].rstrip(".")) if faults else None,
                 remedy="It may be a log for another importer.",
+            )
+        if len(self.not_told) == self.records:
+            return DataError(
+                "no final message of the log tells an answer",
+                value=_cell(self.not_told[0].text),
+                remedy="An importer of your own may read them: it gives the answer as `final`.",
             )
         known = sum(bool(one.known) for one in self.without_problem)
         several = sum(one.why == MANY for one in self.without_problem)
@@ -202,6 +219,7 @@ class ImportReport(Frozen):
             ("  of these imported before", self.already_there),
             ("held twice, imported once", len(self.duplicates)),
             ("without a problem", len(self.without_problem)),
+            ("answer not told by the final message", len(self.not_told)),
             ("unreadable records", len(self.unreadable)),
             *(
                 (f"no attempt: {why}", count)
@@ -272,6 +290,11 @@ class ImportReport(Frozen):
                 [(d.problem_id, d.recorded, d.gold, d.place) for d in self.other_golds],
             ),
             (
+                "Answer not told by the final message, no chain",
+                ["final message", "model", "problem", "where"],
+                [(one.text, one.model, one.problem_id, one.place) for one in self.not_told],
+            ),
+            (
                 "Could not be read, and left out",
                 ["text", "model", "problem", "where"],
                 [(u.text, u.model, u.problem_id, u.place) for u in self.unread],
@@ -304,20 +327,8 @@ def share(count: int, total: int) -> str:
 
 
 MANY = "several turns of the user: the field `question` must say which is the problem"
-AFTER_STOP = "last text after a stop left out"
-UNREAD = "last text that cannot be read as an answer, wrong for that"
-
-
-def may_answer(said: str, gold: str) -> bool:
-    """Whether a text is of the kind of a gold answer: one number where that is one, else about as long.
-
-    >>> may_answer("3 books and 4 pens", "7"), may_answer("It is False.", "True")
-    (False, True)
-    """
-    if read_number(gold) is not None:
-        return bool(answer_values(said))
-    return len(said.split()) <= len(gold.split()) + 3
-
+AFTER_STOP = "final message after a stop left out"
+UNREAD = "final answer that is none by the task, wrong for that"
 
 _FLOAT_ERROR = Fraction(1, 10**12)
 
@@ -389,6 +400,18 @@ def _rounds(stated: Fraction, value: Fraction, written: re.Match[str]) -> bool:
     return shown > 0 and away < unit and not grew
 
 
+def is_outcome_told(recorded: Recorded, gold: str, chain: Chain) -> bool:
+    """Whether a chain is right or wrong for sure: not where no answer could be read in its final message,
+    or something else than an answer to the problem."""
+    message, said = recorded.final_message, recorded.final
+    if not message or (chain.answer is not None and len(chain.steps) <= len(recorded.calls)):
+        return True
+    right = chain.outcome is Outcome.CORRECT
+    if said is None or chain.answer is None:
+        return False
+    return is_told(said, gold, right=right, whole=said == message)
+
+
 class Tally:
     """Counts attempts as they become chains."""
 
@@ -404,6 +427,7 @@ class Tally:
         self.other_golds: dict[tuple[str, str], OtherGold] = {}
         self.disagreements: list[Disagreement] = []
         self.unread: list[Unread] = []
+        self.not_told: list[NotTold] = []
         self.duplicates: list[Place] = []
         self.without_problem: list[Unplaced] = []
         self.unreadable: list[Unreadable] = []
@@ -439,12 +463,26 @@ class Tally:
         self.records -= 1
         self.own.discard(problem_id)
 
+    def told(self, place: Place, recorded: Recorded, gold: str, chain: Chain) -> bool:
+        """Whether the chain's outcome can be trusted; if not, it is none, and the attempt is listed."""
+        if is_outcome_told(recorded, gold, chain):
+            return True
+        self.not_told.append(
+            NotTold(
+                place=place,
+                model=chain.model,
+                problem_id=chain.problem_id,
+                text=recorded.final_message,
+            )
+        )
+        return False
+
     def other_gold(self, place: Place, problem_id: str, recorded: str, gold: str) -> None:
         made = OtherGold(place=place, problem_id=problem_id, recorded=recorded, gold=gold)
         self.other_golds.setdefault((problem_id, recorded), made)
 
     def _final(self, recorded: Recorded, gold: str, chain: Chain) -> None:
-        """What became of a last text."""
+        """What became of a final answer."""
         if recorded.final is None:
             return
         wrong = chain.outcome is Outcome.INCORRECT
@@ -515,6 +553,7 @@ class Tally:
             disagreements=tuple(self.disagreements),
             other_golds=tuple(self.other_golds.values()),
             notes={note: count for note, count in self.notes.items() if count},
+            not_told=tuple(self.not_told),
             unread=tuple(self.unread),
             models={model: ModelFigures(**counts) for model, counts in self.models.items()},
         )
