@@ -1,9 +1,9 @@
 """The answer in a final message.
 
 A model that calls functions by name ends with words, in many styles: "The answer is **5**.",
-`\\boxed{5}`, "So Tina has **$170.40**.". What is taken for its answer decides whether the chain is right
-or wrong, so nothing is guessed. Three things are read: an answer with a label, a value in bold, and a
-message that is nothing but the answer. What is in doubt is not read: several values of which none is
+`\\boxed{5}`, "So Tina has **$170.40**.". What is taken for its answer decides whether the chain is
+right or wrong, so nothing is guessed. Three things are read: an answer with a label, a value in bold,
+and a message that is nothing but the answer. What is in doubt is not read: several values of which none is
 said to be the answer, or words that take it back. Then, and where what was read is no answer to the
 problem (`is_told`), the attempt is listed and is neither right nor wrong.
 """
@@ -49,8 +49,8 @@ def read_final(text: str) -> tuple[str | None, str]:
 
 def is_told(said: str, gold: str, *, right: bool, whole: bool) -> bool:
     """Whether the verdict on an answer that was read can be trusted. A right one can, unless a number
-    only stands somewhere in a long text (`whole`: the message itself is the answer). A wrong one must be
-    of the gold answer's kind, and must not hold that, written so that the task does not take it."""
+    only stands somewhere in a long text (`whole`: the message itself is the answer). A wrong one must
+    be of the gold answer's kind, and must not hold that, written so that the task does not take it."""
     if right:
         return not whole or read_number(gold) is None or may_answer(said, gold)
     within = f" {normalised(gold)} " in f" {normalised(said)} "

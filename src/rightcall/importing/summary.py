@@ -401,8 +401,8 @@ def _rounds(stated: Fraction, value: Fraction, written: re.Match[str]) -> bool:
 
 
 def is_outcome_told(recorded: Recorded, gold: str, chain: Chain) -> bool:
-    """Whether a chain is right or wrong for sure: not where no answer could be read in its final message,
-    or something else than an answer to the problem."""
+    """Whether a chain is right or wrong for sure: not where no answer was read in its final message, or
+    something else than an answer to the problem."""
     message, said = recorded.final_message, recorded.final
     if not message or (chain.answer is not None and len(chain.steps) <= len(recorded.calls)):
         return True
