@@ -623,6 +623,30 @@ def test_an_attempt_begins_at_the_last_question_that_is_a_problem(tmp_path: Path
     assert report.notes["words of the user after the first reply left out"] == 1
 
 
+@pytest.mark.parametrize("calls", [0, 2])
+def test_a_user_may_speak_again_before_the_first_reply_to_a_question(
+    tmp_path: Path, calls: int
+) -> None:
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "What is 0 + 7?"},
+        {"role": "user", "content": "Please be quick"},
+        *[
+            {"role": "assistant", "tool_calls": [called("add", '{"a": 0, "b": 7}')]},
+            {"role": "assistant", "content": "I have added."},
+        ][:calls],
+        {"role": "assistant", "content": "The answer is 7."},
+    ]
+    report, (chain,) = chains_of(tmp_path, {"messages": turns})
+    assert (chain.problem_id, chain.outcome) == ("train-0-0", Outcome.CORRECT)
+    assert [step.reply for step in chain.steps] == [
+        *["add(0, 7)", "I have added."][:calls],
+        'stop("7")',
+    ]
+    assert report.notes["words of the user after the first reply left out"] == 1
+
+
 def test_the_question_may_be_named_beside_the_messages(tmp_path: Path) -> None:
     record = conversation({"role": "assistant", "content": "10"}, gold="10", question="What is 5 + 5?")
     wrapped = {"role": "user", "content": "Now this one.\nWhat is 5 + 5?"}

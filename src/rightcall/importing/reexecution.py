@@ -177,7 +177,7 @@ def _readings(recorded: Recorded) -> list[Recorded]:
 def _ended(recorded: Recorded) -> bool:
     """Whether the first question may have had its answer before the user spoke again: that it is a
     problem's does not say that the attempt is at it."""
-    return any(recorded.calls[count - 1].name is None for count, _ in recorded.later)
+    return any(count and recorded.calls[count - 1].name is None for count, _ in recorded.later)
 
 
 def _asked(recorded: Recorded) -> str:
