@@ -322,11 +322,14 @@ class _Import:
 
     @staticmethod
     def _again(one: _Attempt, seen: dict[str, str]) -> bool:
-        said = digest([call.reply for call in one.recorded.calls], one.recorded.final)
-        if seen.setdefault(one.key, said) == said:
-            again = f"{one.key} " in seen
-            seen[f"{one.key} "] = said
-            return again
+        recorded = one.recorded
+        said = digest([call.reply for call in recorded.calls], recorded.final, recorded.final_message)
+        before = seen.get(one.key)
+        if before is None:
+            seen[one.key] = said
+            return False
+        if before == said:
+            return True
         raise DataError(
             f"{one.place}, is another attempt under the same number",
             value=f"model {one.recorded.model}, problem {one.job.problem.id}, sample {one.job.sample}",
