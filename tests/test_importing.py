@@ -408,6 +408,34 @@ def test_a_log_that_has_changed_since_is_refused(tmp_path: Path) -> None:
         imported([attempt('stop("8")')], tmp_path / "c.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"final": "6"}, {"final": "7"}),
+        ({"final": "6"}, {}),
+        ({}, {"final": "7"}),
+        ({"final": "6"}, {"final_message": "6 or 7."}),
+        ({"final": "6", "calls": ("add(0, 7)", "add(1, 1)")}, {"final": "6"}),
+        ({"answers": ("7",)}, {"answers": ("8",)}),
+        ({"cut": True}, {}),
+    ],
+)
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_a_log_with_another_end_has_changed_too(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], dialect: str
+) -> None:
+    def entry(fields: dict[str, Any]) -> tuple[Place, Recorded]:
+        return attempt(*fields.pop("calls", ("add(0, 7)",)), **fields)
+
+    old, new = entry(dict(before)), entry(dict(after))
+    imported([old], tmp_path / "c.jsonl", dialect=dialect)
+    imported([old], tmp_path / "c.jsonl", dialect=dialect)
+    with pytest.raises(
+        DataError, match=r"line 1, is not what was imported from it before.*another file"
+    ):
+        imported([new], tmp_path / "c.jsonl", dialect=dialect)
+
+
 # --- reading ------------------------------------------------------------------------------------
 
 

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import get_type_hints
 
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, StopReason, digest
+from rightcall.dialects import DIALECTS
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
 from rightcall.importing.doubt import doubted
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.importing.spelling import in_replies
-from rightcall.importing.summary import MANY, ImportReport, LeftOut, Tally, Unplaced
+from rightcall.importing.summary import MANY, ImportReport, LeftOut, Tally, Unplaced, is_outcome_told
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
-from rightcall.models.scripted import Replay, in_its_dialect
+from rightcall.models.scripted import Replay
 from rightcall.rollout import Budget, Job, Setting, chain_key, rollouts
 from rightcall.task import Task, task_errors
 from rightcall.tool_calls import call_text
@@ -251,7 +252,7 @@ class _Import:
 
     def _played(self, attempts: Iterable[_Attempt]) -> Iterator[Chain]:
         records = {one.key: one.recorded for one in attempts}
-        player = _Replay(next(iter(records.values())).model, records, self._stop)
+        player = _Replay(next(iter(records.values())).model, records, self._stopping)
         for chain in rollouts(self.setting, player, [one.job for one in attempts]):
             yield doubted(chain, records[chain.key], self.setting.functions)
 
@@ -272,10 +273,6 @@ class _Import:
                 raise refused from error
             self.tally.refused(Unreadable(place=one.place, fault=str(refused)), one.job.problem.id)
             return []
-
-    @property
-    def _stop(self) -> Function | None:
-        return stop_function(self.setting.functions)
 
     def _count(self, one: _Attempt, chain: Chain, *, fresh: bool) -> None:
         self.tally.notes.update(one.recorded.notes)
@@ -342,12 +339,7 @@ class _Import:
         found = there.get(self.setting.task.name, problem, one.key)
         if found is None:
             return None
-        said = one.recorded.calls
-        ended = found.stop_reason in (StopReason.RECORD_ENDED, StopReason.REPLY_TRUNCATED)
-        longer = len(said) + (one.recorded.final is not None) > len(found.steps)
-        if (ended and longer) or any(
-            step.reply != call.reply for step, call in zip(found.steps, said, strict=False)
-        ):
+        if not self._is_of(found, one):
             raise DataError(
                 f"{one.place}, is not what was imported from it before",
                 value=f"problem {problem}, chain {one.key}",
@@ -355,14 +347,36 @@ class _Import:
             )
         return found
 
+    def _is_of(self, chain: Chain, one: _Attempt) -> bool:
+        """Whether an attempt would become this chain."""
+        recorded, steps = one.recorded, chain.steps
+        last = steps[: len(recorded.calls)][-1:]
+        answer = _answer(recorded, last[0].observation.text if last else "")
+        replies = [call.reply for call in recorded.calls]
+        replies += [] if answer is None else [self._stopping(answer)]
+        cut = chain.stop_reason is StopReason.REPLY_TRUNCATED
+        ended = cut or chain.stop_reason is StopReason.RECORD_ENDED
+        return (
+            [step.reply for step in steps] == replies[: len(steps)]
+            and not (ended and (len(steps) < len(replies) or cut is not recorded.cut))
+            and is_outcome_told(recorded, one.job.problem.answer, chain)
+        )
+
+    def _stopping(self, answer: str) -> str:
+        """The reply that stops with an answer."""
+        stop, dialect = stop_function(self.setting.functions), DIALECTS[self.setting.dialect]
+        if stop is None:
+            return answer
+        return dialect.spelled(call_text(stop.name, (answer,)), self.setting.functions)
+
 
 class _Replay(Replay):
     """Plays recorded attempts, and stops where only the answer is missing."""
 
-    def __init__(self, name: str, records: dict[str, Recorded], stop: Function | None) -> None:
+    def __init__(self, name: str, records: dict[str, Recorded], stopping: Callable[[str], str]) -> None:
         super().__init__({}, name=name, capacity=_BATCH)
         self._records = records
-        self._stop = stop
+        self._stopping = stopping
 
     def reply(self, request: Request, turn: int) -> Reply:
         recorded = self._records[request.chain]
@@ -372,9 +386,7 @@ class _Replay(Replay):
         answer = _answer(recorded, request.messages[-1]["content"]) if turn else recorded.final
         if turn > len(recorded.calls) or answer is None:
             return Reply(text="", finish_reason="end")
-        if self._stop is None:
-            return Reply(text=answer)
-        return in_its_dialect(Reply(text=call_text(self._stop.name, (answer,))), request)
+        return Reply(text=self._stopping(answer))
 
 
 def _answer(recorded: Recorded, result: str) -> str | None:
