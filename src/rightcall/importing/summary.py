@@ -340,35 +340,37 @@ def same_result(recorded: str, computed: str) -> Literal["exact", "rounded", "di
     """How a recorded result is ours. Numbers are compared as values. A recorded one is rounded if it is
     at most half a unit of its last digit away (at half a unit, away from zero, as in school); or, if it
     shows decimals, cut after the last of them; or no further away than floating point is (1e-12). What
-    is recorded as JSON, in an object of which it is the only value or the `result`, is read there.
+    is recorded as JSON is compared as a whole, and then what stands in it as the only value or as the
+    `result`; an `error` is no result.
 
     >>> same_result("3.33", "10/3"), same_result("$9.00", "9"), same_result("1", "1.5")
     ('rounded', 'exact', 'different')
     >>> same_result('{"result": 38}', "38")
     'exact'
     """
-    plain = _same_text(recorded, computed)
-    inner = _in_json(recorded) if plain == "different" else None
-    return plain if inner is None else _same_text(inner, computed)
+    kinds = (_same_text(one, computed) for one in (recorded, *_in_json(recorded)))
+    return next((kind for kind in kinds if kind != "different"), "different")
 
 
 _RESULT = ("result", "output")
 """Names of what a tool gave, in an object that says more."""
 
 
-def _in_json(recorded: str) -> str | None:
-    """The result in JSON, as our functions would show it; None if it is no JSON."""
+def _in_json(recorded: str) -> list[str]:
+    """What is recorded as JSON, and the result in it, as our functions would show them."""
     try:
         # Numbers as they are written, too: their decimals say how they were rounded.
-        written, value = (_told(json.loads(recorded, parse_float=kind)) for kind in (str, float))
+        written, value = (json.loads(recorded, parse_float=kind) for kind in (str, float))
     except (ValueError, RecursionError):
-        return None
-    return str(value) if isinstance(value, (list, dict)) else str(written)
+        return []
+    pairs = [(written, value), (_result(written), _result(value))]
+    return [str(exact) if isinstance(exact, (list, dict)) else str(text) for text, exact in pairs]
 
 
-def _told(value: JSON) -> JSON:
+def _result(value: JSON) -> JSON:
     while isinstance(value, dict):
-        names = list(value) if len(value) == 1 else [name for name in _RESULT if name in value]
+        only = [name for name in value if name != "error"] if len(value) == 1 else []
+        names = only or [name for name in _RESULT if name in value]
         if not names:
             break
         value = value[names[0]]
