@@ -641,6 +641,32 @@ def test_a_last_turn_without_words_is_no_answer(tmp_path: Path) -> None:
     assert report.notes == {"last turn without words or a call, no answer": 1}
 
 
+def test_what_the_user_says_to_a_turn_without_a_call_is_no_recorded_result(tmp_path: Path) -> None:
+    record = conversation(
+        {"role": "assistant", "content": "Which base?"},
+        {"role": "user", "content": "base ten"},
+        {"role": "assistant", "content": "7"},
+        problem_id="train-0-0",
+        question="What is 0 + 7?",
+    )
+    report, (chain,) = chains_of(tmp_path, record)
+    assert [step.reply for step in chain.steps] == ["Which base?", 'stop("7")']
+    assert (report.different, report.exact, report.unrecorded) == ((), 0, 2)
+
+
+@pytest.mark.parametrize("begun", [[], [{"role": "assistant", "content": "8"}]])
+def test_a_question_may_begin_as_the_agent_loops_own_words_do(
+    tmp_path: Path, begun: list[dict[str, Any]]
+) -> None:
+    problem = Problem(id="log", question="Error: what is 0 + 7?", answer="7")
+    asked = [EXAMPLE[0], *begun, {"role": "user", "content": problem.question}]
+    record = {"messages": [*asked, {"role": "assistant", "content": "7"}]}
+    log = write_log(tmp_path / "log.jsonl", record)
+    import_chains(read_log(openai_chat, log), SumTask(), [problem], tmp_path / "c")
+    (chain,) = ChainStore(tmp_path / "c")
+    assert ([step.reply for step in chain.steps], chain.problem_id) == (['stop("7")'], "log")
+
+
 EXAMPLE = [{"role": "user", "content": "What is 1 + 7?"}, {"role": "assistant", "content": "8"}]
 
 

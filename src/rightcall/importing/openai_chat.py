@@ -116,7 +116,7 @@ def _path(messages: Sequence[Mapping[str, Any]], model: str, named: Sequence[Any
             continue
         words = _without_thoughts(words) if role == "assistant" else words
         path = digest(path, json.dumps([role, words.strip(), [*map(_said, calls)]], sort_keys=True))
-        asked = following["role"] == "user" and not _text(following).startswith(_LOOP)
+        asked = following["role"] == "user" and not _is_loops(following)
         if role == "assistant" and (told or calls or not asked):
             made.append(path)
     return [*made, path]
@@ -124,6 +124,10 @@ def _path(messages: Sequence[Mapping[str, Any]], model: str, named: Sequence[Any
 
 _LOOP = "Error:"
 """Begins the agent loop's own words to a reply without a call, which are not the user's."""
+
+
+def _is_loops(message: Mapping[str, Any]) -> bool:
+    return message["role"] == "user" and _text(message).startswith(_LOOP)
 
 
 def _said(call: Mapping[str, Any]) -> list[Any]:
@@ -251,7 +255,8 @@ def _turn(
     """The calls of a turn of the model, with what came back."""
     calls, words = _tool_calls(message), _text(message)
     if not calls:
-        return [RecordedCall(reply=words, exact=exact, result=_result(after[0]) if after else None)]
+        back = after[0] if after and (after[0]["role"] in _TOOLS or _is_loops(after[0])) else None
+        return [RecordedCall(reply=words, exact=exact, result=None if back is None else _result(back))]
     results = _results(calls, [m for m in after if m["role"] in _TOOLS])
     if len(calls) > 1:
         unrun = set(results[1:]) == {NOT_RUN}
