@@ -3,9 +3,9 @@
 A model that calls functions by name ends with words, in many styles: "The answer is **5**.",
 `\\boxed{5}`, "So Tina has **$170.40**.". What is taken for its answer decides whether the chain is
 right or wrong, so nothing is guessed. Three things are read: an answer with a label, a value in bold,
-and a message that is nothing but the answer. What is in doubt is not read: several values of which none is
-said to be the answer, or words that take it back. Then, and where what was read is no answer to the
-problem (`is_told`), the attempt is listed and is neither right nor wrong.
+and a message that is nothing but the answer. What is in doubt is not read: several values of which
+none is said to be the answer, or words that take it back. Then, and where what was read is no answer
+to the problem (`is_told`), the attempt is listed and is neither right nor wrong.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -363,18 +363,20 @@ def _in_json(recorded: str) -> list[str]:
         written, value = (json.loads(recorded, parse_float=kind) for kind in (str, float))
     except (ValueError, RecursionError):
         return []
-    pairs = [(written, value), (_result(written), _result(value))]
+    pairs = zip(_unwrapped(written), _unwrapped(value), strict=True)
     return [str(exact) if isinstance(exact, (list, dict)) else str(text) for text, exact in pairs]
 
 
-def _result(value: JSON) -> JSON:
+def _unwrapped(value: JSON) -> Iterator[JSON]:
+    """A value in JSON, and the result in it, if need be in several objects."""
+    yield value
     while isinstance(value, dict):
         only = [name for name in value if name != "error"] if len(value) == 1 else []
         names = only or [name for name in _RESULT if name in value]
         if not names:
-            break
+            return
         value = value[names[0]]
-    return value
+        yield value
 
 
 def _same_text(recorded: str, computed: str) -> Literal["exact", "rounded", "different"]:
