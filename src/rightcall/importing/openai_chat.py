@@ -53,11 +53,13 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
         if one.left_out:
             yield Recorded(calls=(), left_out=one.left_out)
             continue
-        made = _attempt({**record, "messages": one.messages, "model": one.model}, cut=one.cut)
+        made = _attempt(
+            {**record, "messages": one.messages, "model": one.model}, requested=True, cut=one.cut
+        )
         yield made.model_copy(update={"turns": tuple(_path(one.messages, made.model, named))})
 
 
-def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
+def _attempt(record: Mapping[str, Any], *, requested: bool = False, cut: bool = False) -> Recorded:
     if "messages" not in record and {"chosen", "rejected"} <= record.keys():
         raise DataError(
             "the record is a preference pair, not a conversation",
@@ -75,6 +77,9 @@ def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
         message, turns = _without_thoughts(_text(turns[-1])), turns[:-1]
         final, note = read_final(message) if message.strip() else (None, EMPTY)
         notes += [note] if note else []
+    as_given = record.get("dialect") in list(DIALECTS)
+    if as_given or requested:
+        turns = _with_the_loops(turns)
     calls, later = _conversation(turns, _exact(record.get("replies"), messages), notes)
     made = Recorded(
         problem_id=record.get("problem_id"),
@@ -84,7 +89,7 @@ def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
         model=record.get("model") or "recorded",
         sample=record.get("sample"),
         calls=tuple(calls),
-        as_given=record.get("dialect") in list(DIALECTS),
+        as_given=as_given,
         process_wrong=record.get("process") == "wrong",
         cut=cut,
         final=final,
@@ -116,7 +121,7 @@ def _path(messages: Sequence[Mapping[str, Any]], model: str, named: Sequence[Any
             continue
         words = _without_thoughts(words) if role == "assistant" else words
         path = digest(path, json.dumps([role, words.strip(), [*map(_said, calls)]], sort_keys=True))
-        asked = following["role"] == "user" and not _is_loops(following)
+        asked = following["role"] == "user" and not _is_loops(following, message)
         if role == "assistant" and (told or calls or not asked):
             made.append(path)
     return [*made, path]
@@ -126,8 +131,18 @@ _LOOP = "Error:"
 """Begins the agent loop's own words to a reply without a call, which are not the user's."""
 
 
-def _is_loops(message: Mapping[str, Any]) -> bool:
-    return message["role"] == "user" and _text(message).startswith(_LOOP)
+def _is_loops(message: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    spoke = before["role"] == "assistant" and not _tool_calls(before)
+    return spoke and message["role"] == "user" and _text(message).startswith(_LOOP)
+
+
+def _with_the_loops(turns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Turns of a chain of ours, or of a request: the loop's own words as those of a tool. In other
+    records they are the user's, whose question may begin so."""
+    return [
+        {**message, "role": "tool"} if before is not None and _is_loops(message, before) else message
+        for before, message in zip([None, *turns], turns, strict=False)
+    ]
 
 
 def _said(call: Mapping[str, Any]) -> list[Any]:
@@ -245,7 +260,7 @@ def _conversation(
         after = turns[start + 1 : end]
         calls += _turn(turns[start], text, after, notes)
         said = [words for m in after if m["role"] == "user" and (words := _text(m)).strip()]
-        later += [(len(calls), words) for words in said if not words.startswith(_LOOP)]
+        later += [(len(calls), words) for words in said]
     return calls, later
 
 
@@ -255,7 +270,7 @@ def _turn(
     """The calls of a turn of the model, with what came back."""
     calls, words = _tool_calls(message), _text(message)
     if not calls:
-        back = after[0] if after and (after[0]["role"] in _TOOLS or _is_loops(after[0])) else None
+        back = after[0] if after and after[0]["role"] in _TOOLS else None
         return [RecordedCall(reply=words, exact=exact, result=None if back is None else _result(back))]
     results = _results(calls, [m for m in after if m["role"] in _TOOLS])
     if len(calls) > 1:
