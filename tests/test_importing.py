@@ -278,9 +278,19 @@ def test_a_problem_of_the_log_that_the_task_cannot_judge_is_refused_or_listed(tm
     ):
         import_chains(entries, NeedsMore(), told, tmp_path / "a", own_problems=True)
     report = import_chains(entries, NeedsMore(), told, tmp_path / "b", own_problems=True, skip_bad=True)
-    assert (report.records, report.chains, report.own_problems) == (2, 2, 0)
-    (bad,) = report.unreadable
-    assert "problem mine" in bad.fault
+    assert (report.records, report.chains, report.own_problems) == (3, 2, 0)
+    assert report.unreadable == ()
+    (bad,) = report.refused
+    assert (bad.problem_id, str(bad.place)) == ("mine", "log.jsonl, line 1")
+    assert report.nothing() is None
+    alone = import_chains([own], NeedsMore(), [], tmp_path / "d", own_problems=True, skip_bad=True)
+    assert (alone.records, alone.chains, len(alone.refused)) == (1, 0, 1)
+    why = alone.nothing()
+    assert why is not None
+    assert "line 1, gives a problem that task sums cannot judge" in why.fault
+    assert why.value == "problem mine"
+    assert "give its whole problems" in str(why.remedy)
+    assert "Problems that the task cannot judge: 1" in {table.title for table in alone.tables()}
     with pytest.raises(DefinitionError, match="judge of task sums failed"):
         import_chains(
             [attempt('stop("7")')], NeedsMore(), SumTask().problems("train", 1), tmp_path / "c"

@@ -18,7 +18,15 @@ from rightcall.functions import Function, FunctionSet, Role, Stop
 from rightcall.importing.doubt import doubted
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.importing.spelling import in_replies
-from rightcall.importing.summary import MANY, ImportReport, LeftOut, Tally, Unplaced, is_outcome_told
+from rightcall.importing.summary import (
+    MANY,
+    ImportReport,
+    LeftOut,
+    Refused,
+    Tally,
+    Unplaced,
+    is_outcome_told,
+)
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
 from rightcall.models.scripted import Replay
@@ -271,7 +279,14 @@ class _Import:
             )
             if not self.skip_bad:
                 raise refused from error
-            self.tally.refused(Unreadable(place=one.place, fault=str(refused)), one.job.problem.id)
+            self.tally.refused.append(
+                Refused(
+                    place=one.place,
+                    fault=refused.fault,
+                    problem_id=one.job.problem.id,
+                    remedy=refused.remedy,
+                )
+            )
             return []
 
     def _count(self, one: _Attempt, chain: Chain, *, fresh: bool) -> None:

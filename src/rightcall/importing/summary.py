@@ -77,6 +77,15 @@ class LeftOut(Frozen):
     why: str
 
 
+class Refused(Frozen):
+    """An attempt at a problem of the log's own that the task cannot judge."""
+
+    place: Place
+    problem_id: str
+    fault: str
+    remedy: str
+
+
 class OtherGold(Frozen):
     """A right answer of the log's that is not right by the task: once for each problem and answer."""
 
@@ -137,6 +146,8 @@ class ImportReport(Frozen):
     """Attempts that the log holds twice."""
     without_problem: tuple[Unplaced, ...]
     unreadable: tuple[Unreadable, ...]
+    refused: tuple[Refused, ...] = ()
+    """Attempts at problems of the log's own that the task cannot judge."""
     left_out: tuple[LeftOut, ...] = ()
     """Records that are no attempts of their own."""
     own_problems: int
@@ -187,6 +198,9 @@ class ImportReport(Frozen):
                 value=_cell(faults[0].rstrip(".")) if faults else None,
                 remedy="It may be a log for another importer.",
             )
+        if self.refused:
+            first = self.refused[0]
+            return DataError(first.fault, value=f"problem {first.problem_id}", remedy=first.remedy)
         if len(self.not_told) == self.records:
             return DataError(
                 "no final message of the log tells an answer",
@@ -220,6 +234,7 @@ class ImportReport(Frozen):
             ("held twice, imported once", len(self.duplicates)),
             ("without a problem", len(self.without_problem)),
             ("answer not told by the final message", len(self.not_told)),
+            ("with a problem that the task cannot judge", len(self.refused)),
             ("unreadable records", len(self.unreadable)),
             *(
                 (f"no attempt: {why}", count)
@@ -301,6 +316,11 @@ class ImportReport(Frozen):
             ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
             ("No attempts", ["why", "where"], [(one.why, one.place) for one in self.left_out]),
+            (
+                "Problems that the task cannot judge",
+                ["problem", "fault", "where"],
+                [(one.problem_id, one.fault, one.place) for one in self.refused],
+            ),
             ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
         ]
         return [
@@ -435,6 +455,7 @@ class Tally:
         self.duplicates: list[Place] = []
         self.without_problem: list[Unplaced] = []
         self.unreadable: list[Unreadable] = []
+        self.refused: list[Refused] = []
         self.left_out: list[LeftOut] = []
         self.own: set[str] = set()
 
@@ -460,12 +481,6 @@ class Tally:
                     published=recorded.correct,
                 )
             )
-
-    def refused(self, one: Unreadable, problem_id: str) -> None:
-        """An attempt that was counted as one cannot be made into a chain."""
-        self.unreadable.append(one)
-        self.records -= 1
-        self.own.discard(problem_id)
 
     def told(self, place: Place, recorded: Recorded, gold: str, chain: Chain) -> bool:
         """Whether the chain's outcome can be trusted; if not, it is none, and the attempt is listed."""
@@ -544,6 +559,7 @@ class Tally:
             duplicates=tuple(self.duplicates),
             without_problem=tuple(self.without_problem),
             unreadable=tuple(self.unreadable),
+            refused=tuple(self.refused),
             left_out=tuple(self.left_out),
             own_problems=len(self.own),
             looked_in=looked_in,
