@@ -36,6 +36,7 @@ from rightcall.importing.summary import same_result
 from rightcall.task import BUILT_IN, PRESETS, load_task
 from rightcall.tasks.fol.formula import parse
 from rightcall.tasks.math.task import ExactMath
+from rightcall.tool_calls import named_arguments
 from toys import SumTask
 
 PLACE = Place(file="log.jsonl", line=1)
@@ -850,7 +851,10 @@ NASTY = [
     '{"a": 9, "b": 9}',
     '<tool_call>\n{"name": "stop", "arguments": {"answer": "7"}}\n</tool_call>', "</tool_call>",
     '[TOOL_CALLS][{"name": "stop", "arguments": {"answer": "7"}}]',
-    '{"name": "stop", "parameters": {}}',
+    '{"name": "stop", "parameters": {}}', "record(9)", "record(number=9)", "I record: record(9).",
+    "total(9, 9)", '{"number": 9}',
+    '<tool_call>\n{"name": "record", "arguments": {"number": 9}}\n</tool_call>',
+    '[TOOL_CALLS][{"name": "record", "arguments": {"number": 9}}]',
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(NASTY), max_size=3).map(" ".join)
 
@@ -873,11 +877,15 @@ def test_no_other_call_than_the_recorded_one_is_ever_run(
     turn = {"role": "assistant", "content": words, "tool_calls": [called(name, arguments)]}
     _, chain = made_again(tmp_path_factory.mktemp("c"), turn, replies=[exact], dialect=dialect)
     (step,) = chain.steps
-    assert (
-        step.call is None
-        or step.call.name == name.removeprefix("functions.")
-        or (step.observation.failure is FailureKind.UNKNOWN_FUNCTION)
-    )
+    if step.call is None or step.observation.failure is FailureKind.UNKNOWN_FUNCTION:
+        return
+    assert step.call.name == name.removeprefix("functions.")
+    sent = json.loads(arguments.strip() or "{}") or {}
+    functions = TotalTask().function_set()
+    unset = functions.by_name[step.call.name].without_null
+    assert named_arguments(step.call, functions) == {
+        key: value for key, value in sent.items() if value is not None or key not in unset
+    }
 
 
 def test_words_beside_a_call_are_kept_unless_they_would_be_read_as_another(tmp_path: Path) -> None:
