@@ -10,7 +10,7 @@ import pytest
 
 from rightcall.chain import Chain, ChainStore, Outcome, Problem
 from rightcall.importing import ImportReport, Place, Recorded, import_chains
-from rightcall.importing.answers import READ, WHOLE, answer_of, is_told, may_answer, read_final
+from rightcall.importing.answers import READ, WHOLE, answer_of, is_clear, may_answer, read_final
 from rightcall.importing.openai_chat import openai_chat
 from rightcall.task import Task, load_task
 from test_importing import called, chains_of, conversation, imported
@@ -195,15 +195,15 @@ def test_a_long_message_takes_no_long(text: str) -> None:
 def test_a_wrong_answer_is_one_of_the_golds_kind_and_not_the_gold_itself(
     said: str, gold: str, told: bool
 ) -> None:
-    assert is_told(said, gold, right=False, whole=False) is told
-    assert is_told(said, gold, right=True, whole=False)
+    assert is_clear(said, gold, right=False, whole=False) is told
+    assert is_clear(said, gold, right=True, whole=False)
 
 
 def test_a_long_message_with_the_right_number_somewhere_is_not_right() -> None:
     text = "Of the many ways to look at this problem I like the one that takes 5 of these long steps."
     assert not may_answer(text, "5")
-    assert not is_told(text, "5", right=True, whole=True)
-    assert is_told("5 apples are left.", "5", right=True, whole=True)
+    assert not is_clear(text, "5", right=True, whole=True)
+    assert is_clear("5 apples are left.", "5", right=True, whole=True)
 
 
 def labels_of(
@@ -234,7 +234,7 @@ RIGHT = [
     "The final answer is 5, so the answer is correct.", "5", "She has $5.00.", "**5 apples**",
     "\\boxed{5}", "#### 5", "The answer is \\(\\frac{10}{2}\\).", "The answer is 5 apples.",
 ]  # fmt: skip
-NOT_TOLD = [
+AMBIGUOUS = [
     "**5** of them are red, so the total is 6", "The answer is 6. My earlier answer: 5 was wrong.",
     "The answer is not 5.", "The answer is correct.", "Is it **odd**?", "I cannot solve this.",
     "First there were 2 of them and then 3 more came.", "The answer is Alice.", "It is true.",
@@ -244,19 +244,19 @@ WRONG = ["The answer is 6.", "**6**", "6", "There are 6 left.", "The answer is n
 
 def test_right_wrong_and_not_told(tmp_path: Path) -> None:
     problem = Problem(id="one", question="What is 2 plus 3?", answer="5", metadata={"flags": []})
-    texts = [*RIGHT, *NOT_TOLD, *WRONG]
+    texts = [*RIGHT, *AMBIGUOUS, *WRONG]
     report, chains = labels_of(load_task("math"), problem, texts, tmp_path / "c")
     told = [Outcome.CORRECT] * len(RIGHT) + [Outcome.INCORRECT] * len(WRONG)
     assert [chain.outcome for chain in chains] == told
-    assert [one.text for one in report.not_told] == NOT_TOLD
-    assert [one.place.line for one in report.not_told] == [
-        *range(len(RIGHT) + 1, len(RIGHT) + len(NOT_TOLD) + 1)
+    assert [one.text for one in report.ambiguous] == AMBIGUOUS
+    assert [one.place.line for one in report.ambiguous] == [
+        *range(len(RIGHT) + 1, len(RIGHT) + len(AMBIGUOUS) + 1)
     ]
-    assert (report.records, report.chains) == (len(texts), len(texts) - len(NOT_TOLD))
+    assert (report.records, report.chains) == (len(texts), len(texts) - len(AMBIGUOUS))
     counts, *_, shown = [table for table in report.tables() if table.title]
-    assert ("answer not told by the final message", len(NOT_TOLD)) in counts.rows
-    assert shown.title == f"Answer not told by the final message, no chain: {len(NOT_TOLD)}"
-    assert shown.rows[0][0] == NOT_TOLD[0]
+    assert ("final message without a clear answer", len(AMBIGUOUS)) in counts.rows
+    assert shown.title == f"Final message without a clear answer, no chain: {len(AMBIGUOUS)}"
+    assert shown.rows[0][0] == AMBIGUOUS[0]
     assert shown.rows[0][3].line == len(RIGHT) + 1
     before = (tmp_path / "c").read_bytes()
     again, _ = labels_of(load_task("math"), problem, texts, tmp_path / "c")
@@ -272,14 +272,14 @@ def test_a_message_that_the_stop_function_does_not_take_is_not_told(tmp_path: Pa
         for said, message in (("30 days", "The answer is 30 days."), (problem.answer, "Answer: N"))
     ]
     report = import_chains(entries, dates, [problem], tmp_path / "c")
-    assert [one.text for one in report.not_told] == ["The answer is 30 days."]
+    assert [one.text for one in report.ambiguous] == ["The answer is 30 days."]
     assert [chain.outcome for chain in ChainStore(tmp_path / "c")] == [Outcome.CORRECT]
 
 
 def test_an_answer_that_an_importer_gives_is_one(tmp_path: Path) -> None:
     entry = (PLACE, Recorded(problem_id="train-0-0", calls=(), final="none of the two"))
     report, (chain,) = imported([entry], tmp_path / "c")
-    assert (chain.outcome, report.not_told) == (Outcome.INCORRECT, ())
+    assert (chain.outcome, report.ambiguous) == (Outcome.INCORRECT, ())
     assert report.notes == {"final answer that is none by the task, wrong for that": 1}
 
 
@@ -290,7 +290,7 @@ def test_words_after_a_stop_change_nothing(tmp_path: Path) -> None:
         {"role": "assistant", "content": "I cannot say more."},
     )
     report, (chain,) = chains_of(tmp_path, record)
-    assert (chain.outcome, report.not_told) == (Outcome.CORRECT, ())
+    assert (chain.outcome, report.ambiguous) == (Outcome.CORRECT, ())
 
 
 def test_attempts_that_are_not_told_keep_their_numbers_and_give_no_problem(tmp_path: Path) -> None:
@@ -302,5 +302,5 @@ def test_attempts_that_are_not_told_keep_their_numbers_and_give_no_problem(tmp_p
     assert [chain.sample for chain in ChainStore(tmp_path / "c")] == [1]
     lost = [(PLACE, one.model_copy(update={"gold": "7"})) for _, one in entries[:1]]
     report = import_chains(lost, task, [], tmp_path / "d", own_problems=True)
-    assert (report.own_problems, report.chains, len(report.not_told)) == (0, 0, 1)
+    assert (report.own_problems, report.chains, len(report.ambiguous)) == (0, 0, 1)
     assert "no final message of the log tells an answer" in str(report.nothing())

@@ -202,8 +202,8 @@ def test_a_right_answer_beside_calls_of_which_none_ran_is_not_right_for_the_righ
         RecordedCall(name="stop", arguments={"answer": "7"}),
     ]
     entries = [
-        (PLACE, Recorded(problem_id="train-0-0", calls=tuple(named), as_given=as_given))
-        for as_given in (False, True)
+        (PLACE, Recorded(problem_id="train-0-0", calls=tuple(named), verbatim=verbatim))
+        for verbatim in (False, True)
     ]
     entries += [
         attempt("calculator('0 + 7')", 'stop("7")', model="recorded"),
@@ -1052,7 +1052,7 @@ def test_annotations_that_cannot_be_read_are_noted_and_stops_have_no_recorded_re
         ("stop(2)", None),
     ]
     assert made.notes == ("annotation that cannot be read",) * 3
-    assert made.unread == ("<<3/4=0.75", "<<83.3>>", "<<4+")
+    assert made.malformed_calls == ("<<3/4=0.75", "<<83.3>>", "<<4+")
 
 
 def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
@@ -1072,7 +1072,7 @@ def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
     assert (report.calls, compared + report.unrecorded) == (10_900, 10_900)
     assert compared == 8267
     assert report.notes["annotation that cannot be read"] == 5
-    assert [(one.place.line, one.text[:9]) for one in report.unread] == [
+    assert [(one.place.line, one.text[:9]) for one in report.malformed_calls] == [
         (151, "<<3/440=0"),
         (151, "<<3/440=0"),
         (154, "<<6.66666"),

@@ -5,7 +5,7 @@ A model that calls functions by name ends with words, in many styles: "The answe
 right or wrong, so nothing is guessed. Three things are read: an answer with a label, a value in bold,
 and a message that is nothing but the answer. What is in doubt is not read: several values of which
 none is said to be the answer, or words that take it back. Then, and where what was read is no answer
-to the problem (`is_told`), the attempt is listed and is neither right nor wrong.
+to the problem (`is_clear`), the attempt is listed and is neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_final(text: str) -> tuple[str | None, str]:
     return (verdict, READ) if verdict else (text, WHOLE)
 
 
-def is_told(said: str, gold: str, *, right: bool, whole: bool) -> bool:
+def is_clear(said: str, gold: str, *, right: bool, whole: bool) -> bool:
     """Whether the verdict on an answer that was read can be trusted. A right one can, unless a number
     only stands somewhere in a long text (`whole`: the message itself is the answer). A wrong one must
     be of the gold answer's kind, and must not hold that, written so that the task does not take it."""

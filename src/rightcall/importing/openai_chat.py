@@ -77,8 +77,8 @@ def _attempt(record: Mapping[str, Any], *, requested: bool = False, cut: bool = 
         message, turns = _without_thoughts(_text(turns[-1])), turns[:-1]
         final, note = read_final(message) if message.strip() else (None, EMPTY)
         notes += [note] if note else []
-    as_given = record.get("dialect") in list(DIALECTS)
-    if as_given or requested:
+    verbatim = record.get("dialect") in list(DIALECTS)
+    if verbatim or requested:
         turns = _with_the_loops(turns)
     calls, later = _conversation(turns, _exact(record.get("replies"), messages), notes)
     made = Recorded(
@@ -89,7 +89,7 @@ def _attempt(record: Mapping[str, Any], *, requested: bool = False, cut: bool = 
         model=record.get("model") or "recorded",
         sample=record.get("sample"),
         calls=tuple(calls),
-        as_given=as_given,
+        verbatim=verbatim,
         process_wrong=record.get("process") == "wrong",
         cut=cut,
         final=final,

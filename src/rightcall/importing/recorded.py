@@ -74,7 +74,7 @@ class Recorded(Frozen):
     """In order. They need not stop: see `final` and `answers`."""
     problem_id: str | None = Field(None, coerce_numbers_to_str=True)
     question: str | None = None
-    as_given: bool = False
+    verbatim: bool = False
     """Whether names and nulls in the calls are the model's own. If not, a namespace before a function's
     name is left out (`functions.add`), and a null for a parameter that has a default and takes no null
     is read as not given: OpenAI's strict mode wants every parameter named."""
@@ -114,7 +114,7 @@ class Recorded(Frozen):
     """The publisher's own verdict."""
     notes: tuple[str, ...] = ()
     """What the importer had to decide; counted in the report."""
-    unread: tuple[str, ...] = ()
+    malformed_calls: tuple[str, ...] = ()
     """Parts of the record that are no calls, although they begin as such; listed in the report."""
 
     @field_validator("gold", mode="before")

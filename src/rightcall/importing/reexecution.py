@@ -15,17 +15,17 @@ from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, Stop
 from rightcall.dialects import DIALECTS
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
-from rightcall.importing.doubt import doubted
+from rightcall.importing.process import with_process_check
 from rightcall.importing.recorded import Place, Recorded, Unreadable
-from rightcall.importing.spelling import in_replies
+from rightcall.importing.replies import in_replies
 from rightcall.importing.summary import (
     MANY,
     ImportReport,
     LeftOut,
     Refused,
     Tally,
-    Unplaced,
-    is_outcome_told,
+    Unmatched,
+    is_label_clear,
 )
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
@@ -112,7 +112,7 @@ class _Known:
         self._by_id: dict[str, Problem] = {}
         self._by_question: dict[str, Problem] = {}
 
-    def of(self, place: Place, recorded: Recorded) -> _Found | Unplaced:
+    def of(self, place: Place, recorded: Recorded) -> _Found | Unmatched:
         """The attempt's problem, or why there is none."""
         found = self._find(recorded)
         if found is not None:
@@ -121,13 +121,13 @@ class _Known:
         if (known := self._by_id.get(recorded.problem_id or "")) is not None:
             asked = _asked(recorded)[:_SHOWN]
             question = known.question[:_SHOWN]
-            return Unplaced(place=place, problem=named, why=OTHER, asked=asked, known=question)
+            return Unmatched(place=place, problem=named, why=OTHER, asked=asked, known=question)
         if recorded.later:
-            return Unplaced(place=place, problem=named, why=MANY)
+            return Unmatched(place=place, problem=named, why=MANY)
         if not self._own:
-            return Unplaced(place=place, problem=named)
+            return Unmatched(place=place, problem=named)
         if (made := self._made(recorded)) is None:
-            return Unplaced(place=place, problem=named)
+            return Unmatched(place=place, problem=named)
         return _Found(made, recorded, own=True)
 
     def _find(self, recorded: Recorded) -> _Found | None:
@@ -234,12 +234,12 @@ class _Import:
             for one in batch:
                 if one.key in old:
                     self._count(one, old[one.key], fresh=False)
-                elif one.key in made and self._is_told(one, made[one.key]):  # nor was it refused
+                elif one.key in made and self._is_clear(one, made[one.key]):  # nor was it refused
                     yield made[one.key]
                     self._count(one, made[one.key], fresh=True)
 
-    def _is_told(self, one: _Attempt, chain: Chain) -> bool:
-        return self.tally.told(one.place, one.recorded, one.job.problem.answer, chain)
+    def _is_clear(self, one: _Attempt, chain: Chain) -> bool:
+        return self.tally.is_clear(one.place, one.recorded, one.job.problem.answer, chain)
 
     def _made(self, attempts: Sequence[_Attempt]) -> Iterator[Chain]:
         for model in dict.fromkeys(one.recorded.model for one in attempts):
@@ -262,7 +262,7 @@ class _Import:
         records = {one.key: one.recorded for one in attempts}
         player = _Replay(next(iter(records.values())).model, records, self._stopping)
         for chain in rollouts(self.setting, player, [one.job for one in attempts]):
-            yield doubted(chain, records[chain.key], self.setting.functions)
+            yield with_process_check(chain, records[chain.key], self.setting.functions)
 
     def _alone(self, one: _Attempt) -> list[Chain]:
         """The chain of an attempt, none if its problem is the log's own and cannot be judged."""
@@ -318,7 +318,7 @@ class _Import:
                 continue
             self.tally.records += 1
             found = self.known.of(place, said)
-            if isinstance(found, Unplaced):
+            if isinstance(found, Unmatched):
                 self.tally.without_problem.append(found)
                 continue
             problem = found.problem
@@ -374,7 +374,7 @@ class _Import:
         return (
             [step.reply for step in steps] == replies[: len(steps)]
             and not (ended and (len(steps) < len(replies) or cut is not recorded.cut))
-            and is_outcome_told(recorded, one.job.problem.answer, chain)
+            and is_label_clear(recorded, one.job.problem.answer, chain)
         )
 
     def _stopping(self, answer: str) -> str:

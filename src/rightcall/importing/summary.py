@@ -13,7 +13,7 @@ from pydantic import Field
 
 from rightcall.chain import JSON, Chain, Frozen, Outcome
 from rightcall.errors import DataError
-from rightcall.importing.answers import is_told, may_answer
+from rightcall.importing.answers import is_clear, may_answer
 from rightcall.importing.recorded import Place, Recorded, Unreadable
 from rightcall.tasks.math.numbers import read_number
 
@@ -57,7 +57,7 @@ class Disagreement(Frozen):
     published: bool
 
 
-class Unplaced(Frozen):
+class Unmatched(Frozen):
     """An attempt at a problem that the task does not have."""
 
     place: Place
@@ -95,7 +95,7 @@ class OtherGold(Frozen):
     gold: str
 
 
-class Unread(Frozen):
+class MalformedCall(Frozen):
     """A part of a record that could not be read as a call, and is none in the chain."""
 
     place: Place
@@ -104,7 +104,7 @@ class Unread(Frozen):
     text: str
 
 
-class NotTold(Frozen):
+class AmbiguousAnswer(Frozen):
     """An attempt whose answer cannot be told from its final message: neither right nor wrong."""
 
     place: Place
@@ -144,7 +144,7 @@ class ImportReport(Frozen):
     """Of the chains: imported before."""
     duplicates: tuple[Place, ...]
     """Attempts that the log holds twice."""
-    without_problem: tuple[Unplaced, ...]
+    without_problem: tuple[Unmatched, ...]
     unreadable: tuple[Unreadable, ...]
     refused: tuple[Refused, ...] = ()
     """Attempts at problems of the log's own that the task cannot judge."""
@@ -171,9 +171,9 @@ class ImportReport(Frozen):
     other_golds: tuple[OtherGold, ...] = ()
     notes: dict[str, int]
     """What importers had to decide."""
-    not_told: tuple[NotTold, ...] = ()
+    ambiguous: tuple[AmbiguousAnswer, ...] = ()
     """Attempts that became no chain, as their answer cannot be told from the final message."""
-    unread: tuple[Unread, ...] = ()
+    malformed_calls: tuple[MalformedCall, ...] = ()
     """Parts of records that are no calls, although they begin as such."""
     models: dict[str, ModelFigures] = Field(default_factory=dict)
     classical: dict[str, dict[str, int]] = Field(default_factory=dict)
@@ -201,10 +201,10 @@ class ImportReport(Frozen):
         if self.refused:
             first = self.refused[0]
             return DataError(first.fault, value=f"problem {first.problem_id}", remedy=first.remedy)
-        if len(self.not_told) == self.records:
+        if len(self.ambiguous) == self.records:
             return DataError(
                 "no final message of the log tells an answer",
-                value=_cell(self.not_told[0].text),
+                value=_cell(self.ambiguous[0].text),
                 remedy="An importer of your own may read them: it gives the answer as `final`.",
             )
         known = sum(bool(one.known) for one in self.without_problem)
@@ -233,7 +233,7 @@ class ImportReport(Frozen):
             ("  of these imported before", self.already_there),
             ("held twice, imported once", len(self.duplicates)),
             ("without a problem", len(self.without_problem)),
-            ("answer not told by the final message", len(self.not_told)),
+            ("final message without a clear answer", len(self.ambiguous)),
             ("with a problem that the task cannot judge", len(self.refused)),
             ("unreadable records", len(self.unreadable)),
             *(
@@ -305,14 +305,14 @@ class ImportReport(Frozen):
                 [(d.problem_id, d.recorded, d.gold, d.place) for d in self.other_golds],
             ),
             (
-                "Answer not told by the final message, no chain",
+                "Final message without a clear answer, no chain",
                 ["final message", "model", "problem", "where"],
-                [(one.text, one.model, one.problem_id, one.place) for one in self.not_told],
+                [(one.text, one.model, one.problem_id, one.place) for one in self.ambiguous],
             ),
             (
                 "Could not be read, and left out",
                 ["text", "model", "problem", "where"],
-                [(u.text, u.model, u.problem_id, u.place) for u in self.unread],
+                [(u.text, u.model, u.problem_id, u.place) for u in self.malformed_calls],
             ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
             ("No attempts", ["why", "where"], [(one.why, one.place) for one in self.left_out]),
@@ -348,7 +348,7 @@ def share(count: int, total: int) -> str:
 
 MANY = "several turns of the user: the field `question` must say which is the problem"
 AFTER_STOP = "final message after a stop left out"
-UNREAD = "final answer that is none by the task, wrong for that"
+NO_ANSWER = "final answer that is none by the task, wrong for that"
 
 _FLOAT_ERROR = Fraction(1, 10**12)
 
@@ -424,7 +424,7 @@ def _rounds(stated: Fraction, value: Fraction, written: re.Match[str]) -> bool:
     return shown > 0 and away < unit and not grew
 
 
-def is_outcome_told(recorded: Recorded, gold: str, chain: Chain) -> bool:
+def is_label_clear(recorded: Recorded, gold: str, chain: Chain) -> bool:
     """Whether a chain is right or wrong for sure: not where no answer was read in its final message, or
     something else than an answer to the problem."""
     message, said = recorded.final_message, recorded.final
@@ -433,7 +433,7 @@ def is_outcome_told(recorded: Recorded, gold: str, chain: Chain) -> bool:
     right = chain.outcome is Outcome.CORRECT
     if said is None or chain.answer is None:
         return False
-    return is_told(said, gold, right=right, whole=said == message)
+    return is_clear(said, gold, right=right, whole=said == message)
 
 
 class Tally:
@@ -450,10 +450,10 @@ class Tally:
         self.differences: list[Difference] = []
         self.other_golds: dict[tuple[str, str], OtherGold] = {}
         self.disagreements: list[Disagreement] = []
-        self.unread: list[Unread] = []
-        self.not_told: list[NotTold] = []
+        self.malformed_calls: list[MalformedCall] = []
+        self.ambiguous: list[AmbiguousAnswer] = []
         self.duplicates: list[Place] = []
-        self.without_problem: list[Unplaced] = []
+        self.without_problem: list[Unmatched] = []
         self.unreadable: list[Unreadable] = []
         self.refused: list[Refused] = []
         self.left_out: list[LeftOut] = []
@@ -465,9 +465,9 @@ class Tally:
         self._compare(place, recorded, chain)
         self._figures(recorded, chain)
         self._final(recorded, gold, chain)
-        self.unread += (
-            Unread(place=place, model=chain.model, problem_id=chain.problem_id, text=text)
-            for text in recorded.unread
+        self.malformed_calls += (
+            MalformedCall(place=place, model=chain.model, problem_id=chain.problem_id, text=text)
+            for text in recorded.malformed_calls
         )
         right = chain.outcome is Outcome.CORRECT
         if recorded.correct is not None and recorded.correct is not right:
@@ -482,12 +482,12 @@ class Tally:
                 )
             )
 
-    def told(self, place: Place, recorded: Recorded, gold: str, chain: Chain) -> bool:
+    def is_clear(self, place: Place, recorded: Recorded, gold: str, chain: Chain) -> bool:
         """Whether the chain's outcome can be trusted; if not, it is none, and the attempt is listed."""
-        if is_outcome_told(recorded, gold, chain):
+        if is_label_clear(recorded, gold, chain):
             return True
-        self.not_told.append(
-            NotTold(
+        self.ambiguous.append(
+            AmbiguousAnswer(
                 place=place,
                 model=chain.model,
                 problem_id=chain.problem_id,
@@ -508,7 +508,7 @@ class Tally:
         if len(chain.steps) <= len(recorded.calls):
             self.notes[AFTER_STOP] += 1
         elif chain.answer is None or (wrong and not may_answer(recorded.final, gold)):
-            self.notes[UNREAD] += 1
+            self.notes[NO_ANSWER] += 1
 
     def _compare(self, place: Place, recorded: Recorded, chain: Chain) -> None:
         self.calls += len(chain.steps)
@@ -573,7 +573,7 @@ class Tally:
             disagreements=tuple(self.disagreements),
             other_golds=tuple(self.other_golds.values()),
             notes={note: count for note, count in self.notes.items() if count},
-            not_told=tuple(self.not_told),
-            unread=tuple(self.unread),
+            ambiguous=tuple(self.ambiguous),
+            malformed_calls=tuple(self.malformed_calls),
             models={model: ModelFigures(**counts) for model, counts in self.models.items()},
         )
