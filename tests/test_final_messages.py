@@ -73,6 +73,9 @@ PLACE = Place(file="log.jsonl", line=1)
         ("The correct answer is option C.", "C"),
         ("The correct choice is (D).", "(D)"),
         ("Answer: B", "B"),
+        ('The answer is "True".', "True"),
+        ("The answer is 'B'.", "B"),
+        ("**5**\n\nExplanation: 2 + 3 = 5", "5"),
         ("The answer is \\boxed{\\text{B}}.", "B"),
         ("Answer: No, because Bob is not red.", "No"),
         ("The answer is Yes, Bob is red.", "Yes"),
@@ -120,6 +123,12 @@ def test_the_answer_is_read_from_the_final_message(text: str, answer: str) -> No
         "The answer is not 5.",
         "The answer isn't (B).",
         "Answer: not true",
+        "The answer might not be 5.",
+        "It is not 5.",
+        "It could be 5.",
+        "It is at least 5.",
+        "The answer is more than 5.",
+        "Answer: at most 5",
     ],
 )
 def test_an_answer_in_doubt_is_not_read(text: str) -> None:

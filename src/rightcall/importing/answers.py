@@ -44,6 +44,8 @@ def read_final(text: str) -> tuple[str | None, str]:
     if not sure or _UNSURE.search(text, 1) or _UNABLE.search(text):
         return None, ""
     verdict = _verdict_in(_spaced(text).strip())
+    if _HEDGED.search(text) and values(text):
+        return None, ""
     return (verdict, READ) if verdict else (text, WHOLE)
 
 
@@ -127,6 +129,11 @@ _UNSURE = re.compile(
 _UNABLE = re.compile(
     r"\b(?:cannot|can['’]t|unable|don['’]t know|no idea|unclear|sorry)\b", re.IGNORECASE
 )
+_HEDGED = re.compile(
+    r"\b(?:not|might|may|could|either|at (?:least|most)|(?:more|less|fewer|other) than)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+"""With a number: it is not said to be the answer."""
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
 _HEADING = re.compile(r"(?:step|part|case|question|problem|example|note)\b", re.IGNORECASE)
 _CONCLUDES = re.compile(
@@ -156,6 +163,8 @@ def _named(text: str) -> tuple[str | None, bool]:
     plain = re.sub(r"\*\*|__", "", marked)
     labelled, denied = _labelled(plain)
     found, sure, after = _last(labelled, plain)
+    if found is not None and _HEDGED.search(found) and values(found):
+        sure = False
     if found is None:
         found, sure, after = _in_bold(marked, denied)
     if found is None:
@@ -250,7 +259,9 @@ def _in_bold(text: str, denied: list[str]) -> tuple[str | None, bool, str]:
         and _CONCLUDES.search(text, line, last.start) is not None
     )
     after = text[last.end :]
-    return last.said, sure and not any(one.isdigit() for one in after), after
+    alone = text[line : last.start].strip() == "" and after[:1] in ("", "\n")
+    by_itself = alone and read_number(last.said) is not None
+    return last.said, sure and (by_itself or not any(one.isdigit() for one in after)), after
 
 
 def _bold(text: str) -> Iterator[_Candidate]:
@@ -277,7 +288,10 @@ def _verdict_in(text: str) -> str | None:
 
 # --- texts --------------------------------------------------------------------------------------
 
-_WRAPPED = re.compile(r"\\\((.*)\\\)|\\\[(.*)\\\]|\$(.*)\$|\\text ?\{(.*)\}|`(.*)`|\{(.*)\}", re.DOTALL)
+_WRAPPED = re.compile(
+    r"\\\((.*)\\\)|\\\[(.*)\\\]|\$(.*)\$|\\text ?\{(.*)\}|`(.*)`|\{(.*)\}|\"([^\"]*)\"|'([^']*)'",
+    re.DOTALL,
+)
 _DATE = re.compile(r"\d[-:]\d")
 """Several numbers, of which the first is not the value."""
 _MEANS = {"yes": "true", "no": "false", "uncertain": "unknown"}
