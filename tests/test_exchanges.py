@@ -274,7 +274,7 @@ def test_of_one_conversation_in_several_records_the_longest_is_the_chain(tmp_pat
         assert replies(chain) == ["I add.\nadd(0, 7)", 'stop("7")']
         assert left_out(report) == [(SHORTER, order.index(first) + 1)]
         assert (report.records, report.chains, report.notes.keys() - {EMPTY}) == (
-            1, 1, {"answer read from the last text"}
+            1, 1, {"answer read from the final message"}
         )  # fmt: skip
         (tmp_path / "c.jsonl").unlink()
 

@@ -30,12 +30,13 @@ from rightcall.importing import (
 )
 from rightcall.importing.logic_lm import Program, align, words_of
 from rightcall.importing.logic_lm import logic_lm as logic_lm_importer
-from rightcall.importing.openai_chat import answer_of, openai_chat
+from rightcall.importing.openai_chat import openai_chat
 from rightcall.importing.proving import ClassicalTally, classical_answer
 from rightcall.importing.summary import same_result
 from rightcall.task import BUILT_IN, PRESETS, load_task
 from rightcall.tasks.fol.formula import parse
 from rightcall.tasks.math.task import ExactMath
+from rightcall.tool_calls import named_arguments
 from toys import SumTask
 
 PLACE = Place(file="log.jsonl", line=1)
@@ -149,6 +150,14 @@ def test_calls_after_the_end_of_a_chain_are_counted(tmp_path: Path) -> None:
         ('{"a": 1, "b": 38}', "38", "different"),
         ('{"a": 1, "b": 38}', "{'a': 1, 'b': 38}", "exact"),
         ('{"result": 39}', "38", "different"),
+        ('{"result": 38}', "{'result': 38}", "exact"),
+        ('{"a": 1}', "{'a': 1}", "exact"),
+        ('{"output": 3, "error": null}', "{'output': 3, 'error': None}", "exact"),
+        ('{"output": 3, "error": null}', "3", "exact"),
+        ('{"result": {"a": 1}}', "{'a': 1}", "exact"),
+        ('{"error": "5"}', "5", "different"),
+        ('{"result": {"error": "5"}}', "5", "different"),
+        ('{"result": 38}', "{'result': 39}", "different"),
         ('{"error": "no"}', "38", "different"),
         ("{}", "38", "different"),
         ("7.10", "7.14", "different"),
@@ -193,8 +202,8 @@ def test_a_right_answer_beside_calls_of_which_none_ran_is_not_right_for_the_righ
         RecordedCall(name="stop", arguments={"answer": "7"}),
     ]
     entries = [
-        (PLACE, Recorded(problem_id="train-0-0", calls=tuple(named), as_given=as_given))
-        for as_given in (False, True)
+        (PLACE, Recorded(problem_id="train-0-0", calls=tuple(named), verbatim=verbatim))
+        for verbatim in (False, True)
     ]
     entries += [
         attempt("calculator('0 + 7')", 'stop("7")', model="recorded"),
@@ -270,9 +279,19 @@ def test_a_problem_of_the_log_that_the_task_cannot_judge_is_refused_or_listed(tm
     ):
         import_chains(entries, NeedsMore(), told, tmp_path / "a", own_problems=True)
     report = import_chains(entries, NeedsMore(), told, tmp_path / "b", own_problems=True, skip_bad=True)
-    assert (report.records, report.chains, report.own_problems) == (2, 2, 0)
-    (bad,) = report.unreadable
-    assert "problem mine" in bad.fault
+    assert (report.records, report.chains, report.own_problems) == (3, 2, 0)
+    assert report.unreadable == ()
+    (bad,) = report.refused
+    assert (bad.problem_id, str(bad.place)) == ("mine", "log.jsonl, line 1")
+    assert report.nothing() is None
+    alone = import_chains([own], NeedsMore(), [], tmp_path / "d", own_problems=True, skip_bad=True)
+    assert (alone.records, alone.chains, len(alone.refused)) == (1, 0, 1)
+    why = alone.nothing()
+    assert why is not None
+    assert "line 1, gives a problem that task sums cannot judge" in why.fault
+    assert why.value == "problem mine"
+    assert "give its whole problems" in str(why.remedy)
+    assert "Problems that the task cannot judge: 1" in {table.title for table in alone.tables()}
     with pytest.raises(DefinitionError, match="judge of task sums failed"):
         import_chains(
             [attempt('stop("7")')], NeedsMore(), SumTask().problems("train", 1), tmp_path / "c"
@@ -406,6 +425,34 @@ def test_a_log_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     imported([attempt('stop("7")')], tmp_path / "c.jsonl")
     with pytest.raises(DataError, match="is not what was imported from it before"):
         imported([attempt('stop("8")')], tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"final": "6"}, {"final": "7"}),
+        ({"final": "6"}, {}),
+        ({}, {"final": "7"}),
+        ({"final": "6"}, {"final_message": "6 or 7."}),
+        ({"final": "6", "calls": ("add(0, 7)", "add(1, 1)")}, {"final": "6"}),
+        ({"answers": ("7",)}, {"answers": ("8",)}),
+        ({"cut": True}, {}),
+    ],
+)
+@pytest.mark.parametrize("dialect", ["python", "native"])
+def test_a_log_with_another_end_has_changed_too(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], dialect: str
+) -> None:
+    def entry(fields: dict[str, Any]) -> tuple[Place, Recorded]:
+        return attempt(*fields.pop("calls", ("add(0, 7)",)), **fields)
+
+    old, new = entry(dict(before)), entry(dict(after))
+    imported([old], tmp_path / "c.jsonl", dialect=dialect)
+    imported([old], tmp_path / "c.jsonl", dialect=dialect)
+    with pytest.raises(
+        DataError, match=r"line 1, is not what was imported from it before.*another file"
+    ):
+        imported([new], tmp_path / "c.jsonl", dialect=dialect)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -550,7 +597,7 @@ def test_tool_calls_are_run_again_and_parallel_ones_become_successive_steps(tmp_
     assert chain.outcome is Outcome.CORRECT
     assert (report.exact, [d.recorded for d in report.different]) == (1, ["9"])
     assert report.notes == {
-        "last text taken as the answer": 1,
+        "final message taken as the answer": 1,
         "turn with several calls, made successive steps": 1,
     }
 
@@ -578,46 +625,6 @@ def test_a_result_belongs_to_the_call_of_its_id_and_by_place_only_without_ids() 
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("**170.4**", "170.4"),
-        ("So Tina has 170.4 dollars left.\n\nAnswer: 170.4", "170.4"),
-        ("\\boxed{170.4}", "170.4"),
-        ("The answer is 170.4.", "170.4"),
-        ("The final answer is $\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"),
-        ("**Answer:** $170.40 per day, of 3. Thanks!", "$170.40 per day, of 3"),
-        ("First answer: 5. No.\n#### 1,200", "1,200"),
-        ("**Step 1**: add.\nTina has **5 apples**.\n\n**Note:** none", "5 apples"),
-        ("The answer is (B) 150 m.", "(B) 150 m"),
-        ("The answer is 5 because 2 + 3 = 5.", "5"),
-        ("The answer is\n\n**True**", "True"),
-        ("170.4 dollars are left.", None),
-        ("$170.40", None),
-        ("I **really** cannot tell **which of the two it is**:", "really"),
-        ("No idea.", None),
-        ("The answer is not 5 but 6.", "6"),
-        ("The answer isn't 5, it's 6 apples.", "6 apples"),
-        ("The answer is **not 5**. It is **6**.", "6"),
-        ("The answer is not \\boxed{5} but \\boxed{6}.", "6"),
-        ("The answer is 6, not 5.", "6"),
-        ("The answer is 6 rather than 5.", "6"),
-        ("The answer is 5? No, the answer is not 5.\nThe answer is 6", "6"),
-        ("The answer is 6.\nThe answer is not 5.", "6"),
-        ("The answer is not 5.\nIt is **6**.", "6"),
-        ("The answer is not True but False.", "False"),
-        ("The answer is not known.", "not known"),
-        ("The answer is: not all cats are red.", "not all cats are red"),
-    ],
-)
-def test_the_answer_is_read_from_the_last_text(text: str, answer: str | None) -> None:
-    assert answer_of(text) == answer
-    (made,) = openai_chat(conversation({"role": "assistant", "content": text}), PLACE)
-    assert made.final == (text if answer is None else answer)
-    note = "last text taken as the answer" if answer is None else "answer read from the last text"
-    assert made.notes == (note,)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
         ("<think>The answer is 3.</think>\n\nSo 37.", "So 37."),
         ("The answer is 3?\n</think>\n37", "37"),
         ("<think>\nThe answer is 3.\n</think>The answer is **37**.", "37"),
@@ -627,13 +634,6 @@ def test_the_answer_is_read_from_the_last_text(text: str, answer: str | None) ->
 def test_thoughts_hold_no_answer(text: str, answer: str | None) -> None:
     (made,) = openai_chat(conversation({"role": "assistant", "content": text}), PLACE)
     assert made.final == answer
-
-
-@pytest.mark.parametrize("text", ["The answer is not 5.", "The answer isn't (B).", "Answer: not true"])
-def test_a_text_that_says_what_the_answer_is_not_has_none(text: str) -> None:
-    (made,) = openai_chat(conversation({"role": "assistant", "content": text}), PLACE)
-    assert (answer_of(text), made.final) == (None, None)
-    assert made.notes == ("last text that says only what the answer is not, no answer",)
 
 
 @pytest.mark.parametrize(
@@ -652,11 +652,30 @@ def test_a_last_turn_without_words_is_no_answer(tmp_path: Path) -> None:
     assert report.notes == {"last turn without words or a call, no answer": 1}
 
 
-def test_last_texts_in_which_there_is_no_answer_are_counted(tmp_path: Path) -> None:
-    long = "First there were 0 of them and then 7 more came, which I added."
-    records = [conversation({"role": "assistant", "content": text}) for text in (long, "8", "7")]
-    report, _ = chains_of(tmp_path, *records)
-    assert report.notes["last text that cannot be read as an answer, wrong for that"] == 1
+def test_what_the_user_says_to_a_turn_without_a_call_is_no_recorded_result(tmp_path: Path) -> None:
+    record = conversation(
+        {"role": "assistant", "content": "Which base?"},
+        {"role": "user", "content": "base ten"},
+        {"role": "assistant", "content": "7"},
+        problem_id="train-0-0",
+        question="What is 0 + 7?",
+    )
+    report, (chain,) = chains_of(tmp_path, record)
+    assert [step.reply for step in chain.steps] == ["Which base?", 'stop("7")']
+    assert (report.different, report.exact, report.unrecorded) == ((), 0, 2)
+
+
+@pytest.mark.parametrize("begun", [[], [{"role": "assistant", "content": "8"}]])
+def test_a_question_may_begin_as_the_agent_loops_own_words_do(
+    tmp_path: Path, begun: list[dict[str, Any]]
+) -> None:
+    problem = Problem(id="log", question="Error: what is 0 + 7?", answer="7")
+    asked = [EXAMPLE[0], *begun, {"role": "user", "content": problem.question}]
+    record = {"messages": [*asked, {"role": "assistant", "content": "7"}]}
+    log = write_log(tmp_path / "log.jsonl", record)
+    import_chains(read_log(openai_chat, log), SumTask(), [problem], tmp_path / "c")
+    (chain,) = ChainStore(tmp_path / "c")
+    assert ([step.reply for step in chain.steps], chain.problem_id) == (['stop("7")'], "log")
 
 
 EXAMPLE = [{"role": "user", "content": "What is 1 + 7?"}, {"role": "assistant", "content": "8"}]
@@ -674,6 +693,30 @@ def test_an_attempt_begins_at_the_last_question_that_is_a_problem(tmp_path: Path
     assert (chain.problem_id, chain.outcome) == ("train-0-0", Outcome.CORRECT)
     assert [step.reply for step in chain.steps] == ["add(0, 7)", 'stop("7")']
     assert report.notes["turns before the last question left out"] == 1
+    assert report.notes["words of the user after the first reply left out"] == 1
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_a_user_may_speak_again_before_the_first_reply_to_a_question(
+    tmp_path: Path, calls: int
+) -> None:
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "What is 0 + 7?"},
+        {"role": "user", "content": "Please be quick"},
+        *[
+            {"role": "assistant", "tool_calls": [called("add", '{"a": 0, "b": 7}')]},
+            {"role": "assistant", "content": "I have added."},
+        ][:calls],
+        {"role": "assistant", "content": "The answer is 7."},
+    ]
+    report, (chain,) = chains_of(tmp_path, {"messages": turns})
+    assert (chain.problem_id, chain.outcome) == ("train-0-0", Outcome.CORRECT)
+    assert [step.reply for step in chain.steps] == [
+        *["add(0, 7)", "I have added."][:calls],
+        'stop("7")',
+    ]
     assert report.notes["words of the user after the first reply left out"] == 1
 
 
@@ -808,7 +851,10 @@ NASTY = [
     '{"a": 9, "b": 9}',
     '<tool_call>\n{"name": "stop", "arguments": {"answer": "7"}}\n</tool_call>', "</tool_call>",
     '[TOOL_CALLS][{"name": "stop", "arguments": {"answer": "7"}}]',
-    '{"name": "stop", "parameters": {}}',
+    '{"name": "stop", "parameters": {}}', "record(9)", "record(number=9)", "I record: record(9).",
+    "total(9, 9)", '{"number": 9}',
+    '<tool_call>\n{"name": "record", "arguments": {"number": 9}}\n</tool_call>',
+    '[TOOL_CALLS][{"name": "record", "arguments": {"number": 9}}]',
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(NASTY), max_size=3).map(" ".join)
 
@@ -831,11 +877,15 @@ def test_no_other_call_than_the_recorded_one_is_ever_run(
     turn = {"role": "assistant", "content": words, "tool_calls": [called(name, arguments)]}
     _, chain = made_again(tmp_path_factory.mktemp("c"), turn, replies=[exact], dialect=dialect)
     (step,) = chain.steps
-    assert (
-        step.call is None
-        or step.call.name == name.removeprefix("functions.")
-        or (step.observation.failure is FailureKind.UNKNOWN_FUNCTION)
-    )
+    if step.call is None or step.observation.failure is FailureKind.UNKNOWN_FUNCTION:
+        return
+    assert step.call.name == name.removeprefix("functions.")
+    sent = json.loads(arguments.strip() or "{}") or {}
+    functions = TotalTask().function_set()
+    unset = functions.by_name[step.call.name].without_null
+    assert named_arguments(step.call, functions) == {
+        key: value for key, value in sent.items() if value is not None or key not in unset
+    }
 
 
 def test_words_beside_a_call_are_kept_unless_they_would_be_read_as_another(tmp_path: Path) -> None:
@@ -1002,7 +1052,7 @@ def test_annotations_that_cannot_be_read_are_noted_and_stops_have_no_recorded_re
         ("stop(2)", None),
     ]
     assert made.notes == ("annotation that cannot be read",) * 3
-    assert made.unread == ("<<3/4=0.75", "<<83.3>>", "<<4+")
+    assert made.malformed_calls == ("<<3/4=0.75", "<<83.3>>", "<<4+")
 
 
 def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
@@ -1022,7 +1072,7 @@ def test_our_labels_agree_with_the_publishers_on_the_recorded_solutions(
     assert (report.calls, compared + report.unrecorded) == (10_900, 10_900)
     assert compared == 8267
     assert report.notes["annotation that cannot be read"] == 5
-    assert [(one.place.line, one.text[:9]) for one in report.unread] == [
+    assert [(one.place.line, one.text[:9]) for one in report.malformed_calls] == [
         (151, "<<3/440=0"),
         (151, "<<3/440=0"),
         (154, "<<6.66666"),

@@ -39,8 +39,8 @@ def gsm8k_annotated(record: Mapping[str, Any], place: Place) -> Iterator[Recorde
         text = solution["solution"]
         final = _FINAL.findall(text)
         calculations = _calculations(text)
-        unread = [found[0].strip() for found in _BROKEN.finditer(text)]
-        notes = [UNREADABLE] * len(unread)
+        malformed = [found[0].strip() for found in _BROKEN.finditer(text)]
+        notes = [UNREADABLE] * len(malformed)
         yield Recorded(
             question=question,
             problem=problem,
@@ -49,7 +49,7 @@ def gsm8k_annotated(record: Mapping[str, Any], place: Place) -> Iterator[Recorde
             calls=(*calculations, *(_stop(answer) for answer in final[-1:])),
             correct=solution.get("is_correct"),
             notes=(*notes, *(() if final else ("no final answer",))),
-            unread=tuple(unread),
+            malformed_calls=tuple(malformed),
         )
 
 

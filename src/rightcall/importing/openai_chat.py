@@ -11,7 +11,7 @@
 All but `messages` may be missing. Requests with their responses, and the items of the Responses API,
 are made into that first (see `exchanges`). The problem is the `question`, or else what the user said:
 before the first reply, or later if that is a problem's question (examples may come first). Calls of
-one turn become successive steps; in a last text without a call stands the answer. What
+one turn become successive steps; in a final message without a call stands the answer. What
 `rightcall.exporting` writes is read back to the same replies: `replies` are the model's own texts, one
 for each of its turns, empty where the messages tell it, `dialect` says that names and nulls are the
 model's own, and `process` how that was judged.
@@ -28,18 +28,15 @@ from typing import Any
 from rightcall.chain import digest
 from rightcall.dialects import DIALECTS, NOT_RUN
 from rightcall.errors import DataError
+from rightcall.importing.answers import read_final
 from rightcall.importing.exchanges import conversations, is_exchange
 from rightcall.importing.recorded import Place, Recorded, RecordedCall
 from rightcall.leaks import normalised
-from rightcall.tasks.math.answers import values
 
 _TOOLS = ("tool", "function")
 _ROLES = ("system", "developer", "user", "assistant", *_TOOLS)
 UNRUN = "turn with several calls of which only the first was run, the others left out"
 PARALLEL = "turn with several calls, made successive steps"
-SPOKEN = "last text taken as the answer"
-READ = "answer read from the last text"
-DENIED = "last text that says only what the answer is not, no answer"
 CUT = "last reply cut at a limit of length, no answer"
 EMPTY = "last turn without words or a call, no answer"
 NOT_JSON = "arguments that are no JSON object: a call that fails"
@@ -56,11 +53,13 @@ def openai_chat(record: Mapping[str, Any], place: Place) -> Iterator[Recorded]:
         if one.left_out:
             yield Recorded(calls=(), left_out=one.left_out)
             continue
-        made = _attempt({**record, "messages": one.messages, "model": one.model}, cut=one.cut)
+        made = _attempt(
+            {**record, "messages": one.messages, "model": one.model}, requested=True, cut=one.cut
+        )
         yield made.model_copy(update={"turns": tuple(_path(one.messages, made.model, named))})
 
 
-def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
+def _attempt(record: Mapping[str, Any], *, requested: bool = False, cut: bool = False) -> Recorded:
     if "messages" not in record and {"chosen", "rejected"} <= record.keys():
         raise DataError(
             "the record is a preference pair, not a conversation",
@@ -72,10 +71,15 @@ def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
     asked = [_text(message) for message in messages[:first] if message["role"] == "user"]
     turns = messages[first:]
     notes: list[str] = []
-    final = None
+    final, message = None, ""
     notes += [CUT] if cut else []
     if not cut and turns and turns[-1]["role"] == "assistant" and not _tool_calls(turns[-1]):
-        final, turns = _final(_without_thoughts(_text(turns[-1])), notes), turns[:-1]
+        message, turns = _without_thoughts(_text(turns[-1])), turns[:-1]
+        final, note = read_final(message) if message.strip() else (None, EMPTY)
+        notes += [note] if note else []
+    verbatim = record.get("dialect") in list(DIALECTS)
+    if verbatim or requested:
+        turns = _with_the_loops(turns)
     calls, later = _conversation(turns, _exact(record.get("replies"), messages), notes)
     made = Recorded(
         problem_id=record.get("problem_id"),
@@ -85,10 +89,11 @@ def _attempt(record: Mapping[str, Any], *, cut: bool = False) -> Recorded:
         model=record.get("model") or "recorded",
         sample=record.get("sample"),
         calls=tuple(calls),
-        as_given=record.get("dialect") in list(DIALECTS),
+        verbatim=verbatim,
         process_wrong=record.get("process") == "wrong",
         cut=cut,
         final=final,
+        final_message=message if message.strip() else "",
         correct=record.get("correct"),
         notes=tuple(notes),
     )
@@ -116,7 +121,7 @@ def _path(messages: Sequence[Mapping[str, Any]], model: str, named: Sequence[Any
             continue
         words = _without_thoughts(words) if role == "assistant" else words
         path = digest(path, json.dumps([role, words.strip(), [*map(_said, calls)]], sort_keys=True))
-        asked = following["role"] == "user" and not _text(following).startswith(_LOOP)
+        asked = following["role"] == "user" and not _is_loops(following, message)
         if role == "assistant" and (told or calls or not asked):
             made.append(path)
     return [*made, path]
@@ -124,6 +129,20 @@ def _path(messages: Sequence[Mapping[str, Any]], model: str, named: Sequence[Any
 
 _LOOP = "Error:"
 """Begins the agent loop's own words to a reply without a call, which are not the user's."""
+
+
+def _is_loops(message: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    spoke = before["role"] == "assistant" and not _tool_calls(before)
+    return spoke and message["role"] == "user" and _text(message).startswith(_LOOP)
+
+
+def _with_the_loops(turns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Turns of a chain of ours, or of a request: the loop's own words as those of a tool. In other
+    records they are the user's, whose question may begin so."""
+    return [
+        {**message, "role": "tool"} if before is not None and _is_loops(message, before) else message
+        for before, message in zip([None, *turns], turns, strict=False)
+    ]
 
 
 def _said(call: Mapping[str, Any]) -> list[Any]:
@@ -211,101 +230,6 @@ def _without_thoughts(text: str) -> str:
     return text if found == text else found.strip()
 
 
-# --- the answer ---------------------------------------------------------------------------------
-
-_LABELLED = re.compile(
-    r"\\boxed\s*\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
-    r"|####[ \t]*(?P<marked>[^\n]+)"
-    r"|\banswer[ \t]*(?:\bis\b[ \t]*:?|[:=]|(?=isn['’]t\b))\s*(?P<said>\S[^\n]*)",
-    re.IGNORECASE,
-)
-_BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
-_SENTENCE = re.compile(
-    r"\.(?=\s|$)|\s+(?:because|since|rather than|instead of)\b|,\s+(?:and\s+)?not\b", re.IGNORECASE
-)
-_DENIAL = re.compile(
-    r"(?:not|isn['’]t)\s+(?P<denied>.+?)"
-    r"(?:[,;.]?\s+(?:but(?:\s+rather)?(?:\s+it\s+is)?|it\s+is|it['’]s|rather)\s+(?P<meant>.+))?",
-    re.IGNORECASE,
-)
-_VERDICT = re.compile(r"true|false|yes|no|unknown|uncertain|\(?[A-Z]\)?", re.IGNORECASE)
-_WRAPPED = re.compile(
-    r"\\\((.*)\\\)|\\\[(.*)\\\]|\$(.*)\$|\\text\s*\{(.*)\}|`(.*)`|\{(.*)\}", re.DOTALL
-)
-
-
-def answer_of(text: str) -> str | None:
-    """The answer that a text names: the last of `Answer: X`, `the answer is X`, `#### X` and
-    `\\boxed{X}`, or else the last value in bold; without markdown. None if there is none of these.
-
-    >>> answer_of("So **Tina** has **$170.40**."), answer_of("Hence \\\\boxed{\\\\text{B}}.")
-    ('$170.40', 'B')
-    """
-    found, _ = _named(text)
-    return found[-1] if found else None
-
-
-def _named(text: str) -> tuple[list[str], list[str]]:
-    """The answers that a text names, and those of which it says that they are not the answer."""
-    read = [_labelled(match) for match in _LABELLED.finditer(text)]
-    denied = [answer for _, answer in read if answer]
-    bold = (_value(match[1] or match[2]) for match in _BOLD.finditer(text))
-    found = [answer for answer, _ in read if answer] or list(filter(None, bold))
-    return [one for one in found if not any(_same(one, other) for other in denied)], denied
-
-
-def _same(one: str, other: str) -> bool:
-    return one.lower() == other.lower() or bool(values(one) & values(other))
-
-
-def _labelled(match: re.Match[str]) -> tuple[str, str]:
-    """The answer that a label names, and one that it denies; empty where there is none."""
-    if match["boxed"] is not None:
-        return _plain(match["boxed"]), ""
-    said = _plain(match["marked"] or match["said"])
-    if denial := _DENIAL.fullmatch(said):
-        denied, meant = _first(denial["denied"]), _first(denial["meant"] or "")
-        if values(denied) or _VERDICT.fullmatch(denied):
-            return meant if bool(values(meant)) is bool(values(denied)) else "", denied
-    return _first(said), ""
-
-
-def _first(said: str) -> str:
-    """The answer at the beginning of a line, or the boxed one in it."""
-    said = _plain(said)
-    if boxed := _LABELLED.search(said):
-        answer, _ = _labelled(boxed)
-        return answer
-    return _plain(_SENTENCE.split(said, maxsplit=1)[0])
-
-
-def _value(bold: str) -> str:
-    """What a bold text says, if it is a value rather than a heading or a stressed phrase."""
-    said = _plain(bold)
-    short = len(said.split()) <= 4 and (any(c.isdigit() for c in said) or " " not in said)
-    return "" if not short or said.endswith(":") else said
-
-
-def _plain(text: str) -> str:
-    """Without markdown and math brackets."""
-    text = re.sub(r"\*\*|__", "", text).strip().strip("*").strip()
-    while (match := _WRAPPED.fullmatch(text.rstrip("."))) and len(text) > 1:
-        text = next(part for part in match.groups() if part is not None).strip()
-    return text.rstrip(".") if text.endswith(".") and not text.endswith("..") else text
-
-
-def _final(text: str, notes: list[str]) -> str | None:
-    if not text.strip():
-        notes.append(EMPTY)
-        return None
-    found, denied = _named(text)
-    if not found and denied:
-        notes.append(DENIED)
-        return None
-    notes.append(READ if found else SPOKEN)
-    return found[-1] if found else text
-
-
 # --- the calls ----------------------------------------------------------------------------------
 
 
@@ -336,7 +260,7 @@ def _conversation(
         after = turns[start + 1 : end]
         calls += _turn(turns[start], text, after, notes)
         said = [words for m in after if m["role"] == "user" and (words := _text(m)).strip()]
-        later += [(len(calls), words) for words in said if not words.startswith(_LOOP)]
+        later += [(len(calls), words) for words in said]
     return calls, later
 
 
@@ -346,7 +270,8 @@ def _turn(
     """The calls of a turn of the model, with what came back."""
     calls, words = _tool_calls(message), _text(message)
     if not calls:
-        return [RecordedCall(reply=words, exact=exact, result=_result(after[0]) if after else None)]
+        back = after[0] if after and after[0]["role"] in _TOOLS else None
+        return [RecordedCall(reply=words, exact=exact, result=None if back is None else _result(back))]
     results = _results(calls, [m for m in after if m["role"] in _TOOLS])
     if len(calls) > 1:
         unrun = set(results[1:]) == {NOT_RUN}

@@ -74,7 +74,7 @@ class Recorded(Frozen):
     """In order. They need not stop: see `final` and `answers`."""
     problem_id: str | None = Field(None, coerce_numbers_to_str=True)
     question: str | None = None
-    as_given: bool = False
+    verbatim: bool = False
     """Whether names and nulls in the calls are the model's own. If not, a namespace before a function's
     name is left out (`functions.add`), and a null for a parameter that has a default and takes no null
     is read as not given: OpenAI's strict mode wants every parameter named."""
@@ -95,6 +95,9 @@ class Recorded(Frozen):
     final: str | None = Field(None, coerce_numbers_to_str=True)
     """The answer, where it is not an argument of the last call: the task's stop function is called
     with it."""
+    final_message: str = ""
+    """The words in which `final` was read. Where that is None, or turns out to be no answer to the
+    problem, the attempt is neither right nor wrong: it is listed and becomes no chain."""
     answers: tuple[str, ...] = ()
     """Where the model wrote a program and gave no answer itself: the answers that the result of the
     last call may give. The chain stops with the one that the result is or begins with."""
@@ -111,7 +114,7 @@ class Recorded(Frozen):
     """The publisher's own verdict."""
     notes: tuple[str, ...] = ()
     """What the importer had to decide; counted in the report."""
-    unread: tuple[str, ...] = ()
+    malformed_calls: tuple[str, ...] = ()
     """Parts of the record that are no calls, although they begin as such; listed in the report."""
 
     @field_validator("gold", mode="before")

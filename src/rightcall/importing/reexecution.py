@@ -12,15 +12,24 @@ from pathlib import Path
 from typing import get_type_hints
 
 from rightcall.chain import ByProblem, Chain, ChainStore, Outcome, Problem, StopReason, digest
+from rightcall.dialects import DIALECTS
 from rightcall.errors import DataError, DefinitionError, MissingSplit
 from rightcall.functions import Function, FunctionSet, Role, Stop
-from rightcall.importing.doubt import doubted
+from rightcall.importing.process import with_process_check
 from rightcall.importing.recorded import Place, Recorded, Unreadable
-from rightcall.importing.spelling import in_replies
-from rightcall.importing.summary import MANY, ImportReport, LeftOut, Tally, Unplaced
+from rightcall.importing.replies import in_replies
+from rightcall.importing.summary import (
+    MANY,
+    ImportReport,
+    LeftOut,
+    Refused,
+    Tally,
+    Unmatched,
+    is_label_clear,
+)
 from rightcall.leaks import normalised
 from rightcall.models import Reply, Request
-from rightcall.models.scripted import Replay, in_its_dialect
+from rightcall.models.scripted import Replay
 from rightcall.rollout import Budget, Job, Setting, chain_key, rollouts
 from rightcall.task import Task, task_errors
 from rightcall.tool_calls import call_text
@@ -103,7 +112,7 @@ class _Known:
         self._by_id: dict[str, Problem] = {}
         self._by_question: dict[str, Problem] = {}
 
-    def of(self, place: Place, recorded: Recorded) -> _Found | Unplaced:
+    def of(self, place: Place, recorded: Recorded) -> _Found | Unmatched:
         """The attempt's problem, or why there is none."""
         found = self._find(recorded)
         if found is not None:
@@ -112,13 +121,13 @@ class _Known:
         if (known := self._by_id.get(recorded.problem_id or "")) is not None:
             asked = _asked(recorded)[:_SHOWN]
             question = known.question[:_SHOWN]
-            return Unplaced(place=place, problem=named, why=OTHER, asked=asked, known=question)
+            return Unmatched(place=place, problem=named, why=OTHER, asked=asked, known=question)
         if recorded.later:
-            return Unplaced(place=place, problem=named, why=MANY)
+            return Unmatched(place=place, problem=named, why=MANY)
         if not self._own:
-            return Unplaced(place=place, problem=named)
+            return Unmatched(place=place, problem=named)
         if (made := self._made(recorded)) is None:
-            return Unplaced(place=place, problem=named)
+            return Unmatched(place=place, problem=named)
         return _Found(made, recorded, own=True)
 
     def _find(self, recorded: Recorded) -> _Found | None:
@@ -177,7 +186,7 @@ def _readings(recorded: Recorded) -> list[Recorded]:
 def _ended(recorded: Recorded) -> bool:
     """Whether the first question may have had its answer before the user spoke again: that it is a
     problem's does not say that the attempt is at it."""
-    return any(recorded.calls[count - 1].name is None for count, _ in recorded.later)
+    return any(count and recorded.calls[count - 1].name is None for count, _ in recorded.later)
 
 
 def _asked(recorded: Recorded) -> str:
@@ -225,9 +234,12 @@ class _Import:
             for one in batch:
                 if one.key in old:
                     self._count(one, old[one.key], fresh=False)
-                elif one.key in made:  # it was not refused
+                elif one.key in made and self._is_clear(one, made[one.key]):  # nor was it refused
                     yield made[one.key]
                     self._count(one, made[one.key], fresh=True)
+
+    def _is_clear(self, one: _Attempt, chain: Chain) -> bool:
+        return self.tally.is_clear(one.place, one.recorded, one.job.problem.answer, chain)
 
     def _made(self, attempts: Sequence[_Attempt]) -> Iterator[Chain]:
         for model in dict.fromkeys(one.recorded.model for one in attempts):
@@ -248,9 +260,9 @@ class _Import:
 
     def _played(self, attempts: Iterable[_Attempt]) -> Iterator[Chain]:
         records = {one.key: one.recorded for one in attempts}
-        player = _Replay(next(iter(records.values())).model, records, self._stop)
+        player = _Replay(next(iter(records.values())).model, records, self._stopping)
         for chain in rollouts(self.setting, player, [one.job for one in attempts]):
-            yield doubted(chain, records[chain.key], self.setting.functions)
+            yield with_process_check(chain, records[chain.key], self.setting.functions)
 
     def _alone(self, one: _Attempt) -> list[Chain]:
         """The chain of an attempt, none if its problem is the log's own and cannot be judged."""
@@ -267,16 +279,21 @@ class _Import:
             )
             if not self.skip_bad:
                 raise refused from error
-            self.tally.refused(Unreadable(place=one.place, fault=str(refused)), one.job.problem.id)
+            self.tally.refused.append(
+                Refused(
+                    place=one.place,
+                    fault=refused.fault,
+                    problem_id=one.job.problem.id,
+                    remedy=refused.remedy,
+                )
+            )
             return []
-
-    @property
-    def _stop(self) -> Function | None:
-        return stop_function(self.setting.functions)
 
     def _count(self, one: _Attempt, chain: Chain, *, fresh: bool) -> None:
         self.tally.notes.update(one.recorded.notes)
         problem = one.job.problem
+        if one.own:
+            self.tally.own.add(problem.id)
         self.tally.chain(one.place, one.recorded, problem.answer, chain, fresh=fresh)
         if (said := one.recorded.gold) and not self._right(problem, said):
             self.tally.other_gold(one.place, problem.id, said, problem.answer)
@@ -301,13 +318,11 @@ class _Import:
                 continue
             self.tally.records += 1
             found = self.known.of(place, said)
-            if isinstance(found, Unplaced):
+            if isinstance(found, Unmatched):
                 self.tally.without_problem.append(found)
                 continue
             problem = found.problem
             one = in_replies(found.recorded, self.setting.functions, self.setting.dialect)
-            if found.own:
-                self.tally.own.add(problem.id)
             number = numbers[one.model, problem.id]
             numbers[one.model, problem.id] += 1
             job = Job(problem, number if one.sample is None else one.sample)
@@ -319,11 +334,14 @@ class _Import:
 
     @staticmethod
     def _again(one: _Attempt, seen: dict[str, str]) -> bool:
-        said = digest([call.reply for call in one.recorded.calls], one.recorded.final)
-        if seen.setdefault(one.key, said) == said:
-            again = f"{one.key} " in seen
-            seen[f"{one.key} "] = said
-            return again
+        recorded = one.recorded
+        said = digest([call.reply for call in recorded.calls], recorded.final, recorded.final_message)
+        before = seen.get(one.key)
+        if before is None:
+            seen[one.key] = said
+            return False
+        if before == said:
+            return True
         raise DataError(
             f"{one.place}, is another attempt under the same number",
             value=f"model {one.recorded.model}, problem {one.job.problem.id}, sample {one.job.sample}",
@@ -336,12 +354,7 @@ class _Import:
         found = there.get(self.setting.task.name, problem, one.key)
         if found is None:
             return None
-        said = one.recorded.calls
-        ended = found.stop_reason in (StopReason.RECORD_ENDED, StopReason.REPLY_TRUNCATED)
-        longer = len(said) + (one.recorded.final is not None) > len(found.steps)
-        if (ended and longer) or any(
-            step.reply != call.reply for step, call in zip(found.steps, said, strict=False)
-        ):
+        if not self._is_of(found, one):
             raise DataError(
                 f"{one.place}, is not what was imported from it before",
                 value=f"problem {problem}, chain {one.key}",
@@ -349,14 +362,36 @@ class _Import:
             )
         return found
 
+    def _is_of(self, chain: Chain, one: _Attempt) -> bool:
+        """Whether an attempt would become this chain."""
+        recorded, steps = one.recorded, chain.steps
+        last = steps[: len(recorded.calls)][-1:]
+        answer = _answer(recorded, last[0].observation.text if last else "")
+        replies = [call.reply for call in recorded.calls]
+        replies += [] if answer is None else [self._stopping(answer)]
+        cut = chain.stop_reason is StopReason.REPLY_TRUNCATED
+        ended = cut or chain.stop_reason is StopReason.RECORD_ENDED
+        return (
+            [step.reply for step in steps] == replies[: len(steps)]
+            and not (ended and (len(steps) < len(replies) or cut is not recorded.cut))
+            and is_label_clear(recorded, one.job.problem.answer, chain)
+        )
+
+    def _stopping(self, answer: str) -> str:
+        """The reply that stops with an answer."""
+        stop, dialect = stop_function(self.setting.functions), DIALECTS[self.setting.dialect]
+        if stop is None:
+            return answer
+        return dialect.spelled(call_text(stop.name, (answer,)), self.setting.functions)
+
 
 class _Replay(Replay):
     """Plays recorded attempts, and stops where only the answer is missing."""
 
-    def __init__(self, name: str, records: dict[str, Recorded], stop: Function | None) -> None:
+    def __init__(self, name: str, records: dict[str, Recorded], stopping: Callable[[str], str]) -> None:
         super().__init__({}, name=name, capacity=_BATCH)
         self._records = records
-        self._stop = stop
+        self._stopping = stopping
 
     def reply(self, request: Request, turn: int) -> Reply:
         recorded = self._records[request.chain]
@@ -366,9 +401,7 @@ class _Replay(Replay):
         answer = _answer(recorded, request.messages[-1]["content"]) if turn else recorded.final
         if turn > len(recorded.calls) or answer is None:
             return Reply(text="", finish_reason="end")
-        if self._stop is None:
-            return Reply(text=answer)
-        return in_its_dialect(Reply(text=call_text(self._stop.name, (answer,))), request)
+        return Reply(text=self._stopping(answer))
 
 
 def _answer(recorded: Recorded, result: str) -> str | None:

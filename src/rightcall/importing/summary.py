@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
@@ -13,8 +13,8 @@ from pydantic import Field
 
 from rightcall.chain import JSON, Chain, Frozen, Outcome
 from rightcall.errors import DataError
+from rightcall.importing.answers import is_clear, may_answer
 from rightcall.importing.recorded import Place, Recorded, Unreadable
-from rightcall.tasks.math.answers import values as answer_values
 from rightcall.tasks.math.numbers import read_number
 
 SHOWN = 10
@@ -57,7 +57,7 @@ class Disagreement(Frozen):
     published: bool
 
 
-class Unplaced(Frozen):
+class Unmatched(Frozen):
     """An attempt at a problem that the task does not have."""
 
     place: Place
@@ -77,6 +77,15 @@ class LeftOut(Frozen):
     why: str
 
 
+class Refused(Frozen):
+    """An attempt at a problem of the log's own that the task cannot judge."""
+
+    place: Place
+    problem_id: str
+    fault: str
+    remedy: str
+
+
 class OtherGold(Frozen):
     """A right answer of the log's that is not right by the task: once for each problem and answer."""
 
@@ -86,8 +95,17 @@ class OtherGold(Frozen):
     gold: str
 
 
-class Unread(Frozen):
+class MalformedCall(Frozen):
     """A part of a record that could not be read as a call, and is none in the chain."""
+
+    place: Place
+    model: str
+    problem_id: str
+    text: str
+
+
+class AmbiguousAnswer(Frozen):
+    """An attempt whose answer cannot be told from its final message: neither right nor wrong."""
 
     place: Place
     model: str
@@ -126,8 +144,10 @@ class ImportReport(Frozen):
     """Of the chains: imported before."""
     duplicates: tuple[Place, ...]
     """Attempts that the log holds twice."""
-    without_problem: tuple[Unplaced, ...]
+    without_problem: tuple[Unmatched, ...]
     unreadable: tuple[Unreadable, ...]
+    refused: tuple[Refused, ...] = ()
+    """Attempts at problems of the log's own that the task cannot judge."""
     left_out: tuple[LeftOut, ...] = ()
     """Records that are no attempts of their own."""
     own_problems: int
@@ -151,7 +171,9 @@ class ImportReport(Frozen):
     other_golds: tuple[OtherGold, ...] = ()
     notes: dict[str, int]
     """What importers had to decide."""
-    unread: tuple[Unread, ...] = ()
+    ambiguous: tuple[AmbiguousAnswer, ...] = ()
+    """Attempts that became no chain, as their answer cannot be told from the final message."""
+    malformed_calls: tuple[MalformedCall, ...] = ()
     """Parts of records that are no calls, although they begin as such."""
     models: dict[str, ModelFigures] = Field(default_factory=dict)
     classical: dict[str, dict[str, int]] = Field(default_factory=dict)
@@ -175,6 +197,15 @@ class ImportReport(Frozen):
                 "no record of the log is an attempt that can be read",
                 value=_cell(faults[0].rstrip(".")) if faults else None,
                 remedy="It may be a log for another importer.",
+            )
+        if self.refused:
+            first = self.refused[0]
+            return DataError(first.fault, value=f"problem {first.problem_id}", remedy=first.remedy)
+        if len(self.ambiguous) == self.records:
+            return DataError(
+                "no final message of the log tells an answer",
+                value=_cell(self.ambiguous[0].text),
+                remedy="An importer of your own may read them: it gives the answer as `final`.",
             )
         known = sum(bool(one.known) for one in self.without_problem)
         several = sum(one.why == MANY for one in self.without_problem)
@@ -202,6 +233,8 @@ class ImportReport(Frozen):
             ("  of these imported before", self.already_there),
             ("held twice, imported once", len(self.duplicates)),
             ("without a problem", len(self.without_problem)),
+            ("final message without a clear answer", len(self.ambiguous)),
+            ("with a problem that the task cannot judge", len(self.refused)),
             ("unreadable records", len(self.unreadable)),
             *(
                 (f"no attempt: {why}", count)
@@ -272,12 +305,22 @@ class ImportReport(Frozen):
                 [(d.problem_id, d.recorded, d.gold, d.place) for d in self.other_golds],
             ),
             (
+                "Final message without a clear answer, no chain",
+                ["final message", "model", "problem", "where"],
+                [(one.text, one.model, one.problem_id, one.place) for one in self.ambiguous],
+            ),
+            (
                 "Could not be read, and left out",
                 ["text", "model", "problem", "where"],
-                [(u.text, u.model, u.problem_id, u.place) for u in self.unread],
+                [(u.text, u.model, u.problem_id, u.place) for u in self.malformed_calls],
             ),
             ("Held twice", ["where"], [(place,) for place in self.duplicates]),
             ("No attempts", ["why", "where"], [(one.why, one.place) for one in self.left_out]),
+            (
+                "Problems that the task cannot judge",
+                ["problem", "fault", "where"],
+                [(one.problem_id, one.fault, one.place) for one in self.refused],
+            ),
             ("Unreadable", ["fault", "where"], [(d.fault, d.place) for d in self.unreadable]),
         ]
         return [
@@ -304,20 +347,8 @@ def share(count: int, total: int) -> str:
 
 
 MANY = "several turns of the user: the field `question` must say which is the problem"
-AFTER_STOP = "last text after a stop left out"
-UNREAD = "last text that cannot be read as an answer, wrong for that"
-
-
-def may_answer(said: str, gold: str) -> bool:
-    """Whether a text is of the kind of a gold answer: one number where that is one, else about as long.
-
-    >>> may_answer("3 books and 4 pens", "7"), may_answer("It is False.", "True")
-    (False, True)
-    """
-    if read_number(gold) is not None:
-        return bool(answer_values(said))
-    return len(said.split()) <= len(gold.split()) + 3
-
+AFTER_STOP = "final message after a stop left out"
+NO_ANSWER = "final answer that is none by the task, wrong for that"
 
 _FLOAT_ERROR = Fraction(1, 10**12)
 
@@ -329,39 +360,43 @@ def same_result(recorded: str, computed: str) -> Literal["exact", "rounded", "di
     """How a recorded result is ours. Numbers are compared as values. A recorded one is rounded if it is
     at most half a unit of its last digit away (at half a unit, away from zero, as in school); or, if it
     shows decimals, cut after the last of them; or no further away than floating point is (1e-12). What
-    is recorded as JSON, in an object of which it is the only value or the `result`, is read there.
+    is recorded as JSON is compared as a whole, and then what stands in it as the only value or as the
+    `result`; an `error` is no result.
 
     >>> same_result("3.33", "10/3"), same_result("$9.00", "9"), same_result("1", "1.5")
     ('rounded', 'exact', 'different')
     >>> same_result('{"result": 38}', "38")
     'exact'
     """
-    plain = _same_text(recorded, computed)
-    inner = _in_json(recorded) if plain == "different" else None
-    return plain if inner is None else _same_text(inner, computed)
+    kinds = (_same_text(one, computed) for one in (recorded, *_in_json(recorded)))
+    return next((kind for kind in kinds if kind != "different"), "different")
 
 
 _RESULT = ("result", "output")
 """Names of what a tool gave, in an object that says more."""
 
 
-def _in_json(recorded: str) -> str | None:
-    """The result in JSON, as our functions would show it; None if it is no JSON."""
+def _in_json(recorded: str) -> list[str]:
+    """What is recorded as JSON, and the result in it, as our functions would show them."""
     try:
         # Numbers as they are written, too: their decimals say how they were rounded.
-        written, value = (_told(json.loads(recorded, parse_float=kind)) for kind in (str, float))
+        written, value = (json.loads(recorded, parse_float=kind) for kind in (str, float))
     except (ValueError, RecursionError):
-        return None
-    return str(value) if isinstance(value, (list, dict)) else str(written)
+        return []
+    pairs = zip(_unwrapped(written), _unwrapped(value), strict=True)
+    return [str(exact) if isinstance(exact, (list, dict)) else str(text) for text, exact in pairs]
 
 
-def _told(value: JSON) -> JSON:
+def _unwrapped(value: JSON) -> Iterator[JSON]:
+    """A value in JSON, and the result in it, if need be in several objects."""
+    yield value
     while isinstance(value, dict):
-        names = list(value) if len(value) == 1 else [name for name in _RESULT if name in value]
+        only = [name for name in value if name != "error"] if len(value) == 1 else []
+        names = only or [name for name in _RESULT if name in value]
         if not names:
-            break
+            return
         value = value[names[0]]
-    return value
+        yield value
 
 
 def _same_text(recorded: str, computed: str) -> Literal["exact", "rounded", "different"]:
@@ -389,6 +424,18 @@ def _rounds(stated: Fraction, value: Fraction, written: re.Match[str]) -> bool:
     return shown > 0 and away < unit and not grew
 
 
+def is_label_clear(recorded: Recorded, gold: str, chain: Chain) -> bool:
+    """Whether a chain is right or wrong for sure: not where no answer was read in its final message, or
+    something else than an answer to the problem."""
+    message, said = recorded.final_message, recorded.final
+    if not message or (chain.answer is not None and len(chain.steps) <= len(recorded.calls)):
+        return True
+    right = chain.outcome is Outcome.CORRECT
+    if said is None or chain.answer is None:
+        return False
+    return is_clear(said, gold, right=right, whole=said == message)
+
+
 class Tally:
     """Counts attempts as they become chains."""
 
@@ -403,10 +450,12 @@ class Tally:
         self.differences: list[Difference] = []
         self.other_golds: dict[tuple[str, str], OtherGold] = {}
         self.disagreements: list[Disagreement] = []
-        self.unread: list[Unread] = []
+        self.malformed_calls: list[MalformedCall] = []
+        self.ambiguous: list[AmbiguousAnswer] = []
         self.duplicates: list[Place] = []
-        self.without_problem: list[Unplaced] = []
+        self.without_problem: list[Unmatched] = []
         self.unreadable: list[Unreadable] = []
+        self.refused: list[Refused] = []
         self.left_out: list[LeftOut] = []
         self.own: set[str] = set()
 
@@ -416,9 +465,9 @@ class Tally:
         self._compare(place, recorded, chain)
         self._figures(recorded, chain)
         self._final(recorded, gold, chain)
-        self.unread += (
-            Unread(place=place, model=chain.model, problem_id=chain.problem_id, text=text)
-            for text in recorded.unread
+        self.malformed_calls += (
+            MalformedCall(place=place, model=chain.model, problem_id=chain.problem_id, text=text)
+            for text in recorded.malformed_calls
         )
         right = chain.outcome is Outcome.CORRECT
         if recorded.correct is not None and recorded.correct is not right:
@@ -433,25 +482,33 @@ class Tally:
                 )
             )
 
-    def refused(self, one: Unreadable, problem_id: str) -> None:
-        """An attempt that was counted as one cannot be made into a chain."""
-        self.unreadable.append(one)
-        self.records -= 1
-        self.own.discard(problem_id)
+    def is_clear(self, place: Place, recorded: Recorded, gold: str, chain: Chain) -> bool:
+        """Whether the chain's outcome can be trusted; if not, it is none, and the attempt is listed."""
+        if is_label_clear(recorded, gold, chain):
+            return True
+        self.ambiguous.append(
+            AmbiguousAnswer(
+                place=place,
+                model=chain.model,
+                problem_id=chain.problem_id,
+                text=recorded.final_message,
+            )
+        )
+        return False
 
     def other_gold(self, place: Place, problem_id: str, recorded: str, gold: str) -> None:
         made = OtherGold(place=place, problem_id=problem_id, recorded=recorded, gold=gold)
         self.other_golds.setdefault((problem_id, recorded), made)
 
     def _final(self, recorded: Recorded, gold: str, chain: Chain) -> None:
-        """What became of a last text."""
+        """What became of a final answer."""
         if recorded.final is None:
             return
         wrong = chain.outcome is Outcome.INCORRECT
         if len(chain.steps) <= len(recorded.calls):
             self.notes[AFTER_STOP] += 1
         elif chain.answer is None or (wrong and not may_answer(recorded.final, gold)):
-            self.notes[UNREAD] += 1
+            self.notes[NO_ANSWER] += 1
 
     def _compare(self, place: Place, recorded: Recorded, chain: Chain) -> None:
         self.calls += len(chain.steps)
@@ -502,6 +559,7 @@ class Tally:
             duplicates=tuple(self.duplicates),
             without_problem=tuple(self.without_problem),
             unreadable=tuple(self.unreadable),
+            refused=tuple(self.refused),
             left_out=tuple(self.left_out),
             own_problems=len(self.own),
             looked_in=looked_in,
@@ -515,6 +573,7 @@ class Tally:
             disagreements=tuple(self.disagreements),
             other_golds=tuple(self.other_golds.values()),
             notes={note: count for note, count in self.notes.items() if count},
-            unread=tuple(self.unread),
+            ambiguous=tuple(self.ambiguous),
+            malformed_calls=tuple(self.malformed_calls),
             models={model: ModelFigures(**counts) for model, counts in self.models.items()},
         )

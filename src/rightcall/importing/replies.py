@@ -29,18 +29,18 @@ def in_replies(recorded: Recorded, functions: FunctionSet, dialect: str) -> Reco
     """The attempt with every call as the reply that makes it, in a dialect, and with its name, which
     only turns without a call do not have; what had to be decided is noted."""
     notes = list(recorded.notes)
-    spelled = _native if dialect == "native" else _python
+    write = _native if dialect == "native" else _python
     calls = []
     for call in recorded.calls:
         if call.name is not None:
-            call = _named(call, functions, recorded.as_given, notes)
-        reply = spelled(call, functions, notes)
-        name = _bare_name(call.reply, functions) if call.name is None else call.name
+            call = _named(call, functions, recorded.verbatim, notes)
+        reply = write(call, functions, notes)
+        name = _name_of(call.reply, functions) if call.name is None else call.name
         calls.append(RecordedCall(reply=reply, name=name, result=call.result))
     return recorded.model_copy(update={"calls": tuple(calls), "notes": tuple(notes)})
 
 
-def _bare_name(reply: str, functions: FunctionSet) -> str | None:
+def _name_of(reply: str, functions: FunctionSet) -> str | None:
     """The name of the call that a reply is; None if it is something else."""
     if not is_bare(reply):
         return None
@@ -52,10 +52,10 @@ def _bare_name(reply: str, functions: FunctionSet) -> str | None:
 
 
 def _named(
-    call: RecordedCall, functions: FunctionSet, as_given: bool, notes: list[str]
+    call: RecordedCall, functions: FunctionSet, verbatim: bool, notes: list[str]
 ) -> RecordedCall:
     """The call by the task's name of the function, with the arguments that it was given."""
-    name = str(call.name) if as_given else _own_name(str(call.name), functions)
+    name = str(call.name) if verbatim else _own_name(str(call.name), functions)
     notes += [NAMESPACE] if name != call.name else []
     made = functions.by_name.get(name)
     given = dict(call.arguments)
@@ -63,7 +63,7 @@ def _named(
         only = None if made is None else _only_parameter(made)
         notes += [FREE_FORM] if only is not None else []
         given = {only or "input": call.input}  # a function that takes something else refuses it
-    elif made is not None and not as_given:
+    elif made is not None and not verbatim:
         unset = [key for key in made.without_null if key in given and given[key] is None]
         notes += [NULL] * len(unset)
         given = {key: value for key, value in given.items() if key not in unset}
