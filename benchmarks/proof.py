@@ -161,8 +161,8 @@ def _made_tokenizer(theories: int) -> PreTrainedTokenizerFast:
     for text in _theories(theories):
         counts.update(piece for piece, _ in split.pre_tokenize_str(text))
     for text in _prompt():
-        pieces = (piece for piece, _ in split.pre_tokenize_str(text) if not piece.isalpha())
-        counts.update(dict.fromkeys(pieces, RARE))
+        found = (piece for piece, _ in split.pre_tokenize_str(text) if not piece.isalpha())
+        counts.update(dict.fromkeys(found, RARE))
     whole = [piece for piece, times in sorted(counts.items()) if times >= RARE and len(piece) > 1]
     spelled = Tokenizer(models.BPE())
     rng = Random(SEED)
@@ -535,7 +535,7 @@ Made by `python -m benchmarks.proof --data FOLDER --ship FOLDER`. Licence: Apach
 def ship(runs: Path, folder: Path) -> None:
     """The tuned model as the package ships it: float16 safetensors, tokenizer, card."""
     model = LlamaForCausalLM.from_pretrained(runs / "tuned")
-    model.half().save_pretrained(folder)
+    model.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
     AutoTokenizer.from_pretrained(runs / "tuned").save_pretrained(folder)
     made = json.loads((runs / "proof.json").read_text())
     figures = [one for one in made["results"] if one["role"] == "tuned"]
