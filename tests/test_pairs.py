@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from copy import deepcopy
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chain_sets import FAILED_ADD, chain_sets, judged_chain
-from rightcall.chain import Chain, Judgement, Message, Observation, Problem, StopReason
+from rightcall.chain import Call, Chain, Judgement, Message, Observation, Problem, StopReason
 from rightcall.dialects import DIALECTS, PythonCalls, conversation
 from rightcall.errors import ConfigError, DataError, FailureKind
 from rightcall.functions import FunctionSet, States
@@ -21,17 +24,20 @@ from rightcall.pairs import (
     Basis,
     PairConfig,
     PreferencePair,
+    Sides,
     check_leaks,
     compare_strategies,
     comparison_table,
     make_pairs,
     pair_statistics,
     read_pairs,
+    strategies,
     write_pairs,
 )
+from rightcall.pairs.outline import Outline
 from rightcall.tasks.fol.task import FolTask
 from rightcall.tasks.math.functions import TRUSTED
-from rightcall.tree import StepTree
+from rightcall.tree import Node, StepTree, assured_gap
 from toys import chain, step
 
 STEPS = PairConfig(strategies={"step": 1.0})
@@ -198,6 +204,133 @@ def test_a_first_error_is_never_a_step_that_something_recovered_from(chains: lis
         assert node.counted >= 3 or node.final or tree.chains[pair.rejected_chain].given_steps > depth
         assert tree.path(pair.rejected_chain)[depth].recovered
         assert pair.chosen_value > 0 == pair.rejected_value
+
+
+def every_step_pair(tree: StepTree[Chain], sides: Sides) -> list[tuple[Node, Node]]:
+    """(chosen, rejected) as `step` orders them, by looking at every combination."""
+    judged = {tree.paths[c.key][step + 1] for c in sides.wrong for step in c.judgement.wrong_steps}
+    right = {
+        index
+        for c in sides.right
+        for step, index in enumerate(tree.paths[c.key][1:])
+        if step not in c.judgement.wrong_steps
+    }
+    wrong = {index for c in sides.wrong for index in tree.paths[c.key][1:]}
+    found = []
+    for parent in tree.nodes:
+        for good, bad in product(tree.children(parent), repeat=2):
+            if good.index not in right or bad.index not in wrong or good.step is bad.step:
+                continue
+            assert good.step is not None
+            assert bad.step is not None
+            same_call = good.step.call is not None and good.step.call == bad.step.call
+            known = bad.index in judged
+            worth = good.value >= bad.value if known else good.value > bad.value
+            counted = known or (good.counted and bad.counted)
+            if worth and counted and not same_call and good.step.reply != bad.step.reply:
+                found.append((not known, -assured_gap(good, bad), good.index, bad.index))
+    again: Counter[int] = Counter()
+    rounds = []
+    for one in sorted(found):
+        rounds.append((again[one[3]], one))
+        again[one[3]] += 1
+    return [(tree.nodes[one[2]], tree.nodes[one[3]]) for _, one in sorted(rounds)]
+
+
+def shown(chains: list[Chain]) -> tuple[StepTree[Outline], Sides]:
+    """A tree of outlines, with all of its chains on the sides that they may stand on."""
+    outlines = [msgspec.json.decode(c.model_dump_json(), type=Outline) for c in chains]
+    tree = StepTree.of(outlines)
+    right = [c for c in tree.chains.values() if c.key in tree.well]
+    wrong = [c for c in tree.chains.values() if c.key not in tree.well]
+    return tree, Sides(right, wrong, right, wrong, outlines, min_rollouts=2)
+
+
+WORDS = ("", "So: ", "Now: ")
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda firsts, right, sample: chain(
+                *(f"{word}{call}" for word, call in firsts),
+                'stop("2")' if right else 'stop("3")',
+                right=right,
+                sample=sample,
+            ).model_copy(update={"judgement": Judgement(wrong_steps=(0,) if sample == 3 else ())}),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(WORDS),
+                    st.sampled_from(
+                        ["add(1, 1)", "add(1, 2)", "add(1, b=2)", "record(1.0)", "record(1)"]
+                    ),
+                ),
+                max_size=2,
+            ),
+            st.booleans(),
+            st.integers(0, 5),
+        ),
+        min_size=1,
+        max_size=40,
+        unique_by=lambda c: c.key,
+    )
+    | chain_sets(rollouts=True)
+)
+def test_step_pairs_are_those_of_every_combination_in_their_order(chains: list[Chain]) -> None:
+    tree, sides = shown(chains)
+    made = [
+        (only(p.chosen), only(p.rejected), p.chosen_count, p.rejected_count, len(p.prompt), p.basis)
+        for p in STRATEGIES["step"](tree, sides)
+    ]
+    expected = []
+    for good, bad in every_step_pair(tree, sides):  # type: ignore[arg-type]
+        assert good.step is not None
+        assert bad.step is not None
+        judged = any(
+            tree.paths[c.key][s + 1] == bad.index for c in sides.wrong for s in c.judgement.wrong_steps
+        )
+        expected.append(
+            (
+                good.step.reply,
+                bad.step.reply,
+                good.counted,
+                bad.counted,
+                2 * good.depth,
+                Basis.PROCESS if judged else Basis.VALUES,
+            )
+        )
+    assert made == expected
+
+
+@pytest.mark.parametrize("strategy", ["step", "first_error"])
+@pytest.mark.parametrize("same_call", [False, True])
+def test_a_thousand_ways_to_begin_do_not_take_a_million_comparisons(
+    monkeypatch: pytest.MonkeyPatch, strategy: str, same_call: bool
+) -> None:
+    compared: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            compared[name] += 1
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(strategies, "assured_gap", counted("gap", assured_gap))
+    monkeypatch.setattr(Call, "__eq__", counted("call", Call.__eq__))
+    chains = [
+        chain(
+            f"Way {i}: add(1, {1 if same_call else i})", *(['stop("2")'] if right else []),
+            right=right, sample=i,
+        )
+        for i in range(600)
+        for right in [i % 2 == 0]
+    ]  # fmt: skip
+    chains.append(chain("record(3)", 'stop("2")'))
+    tree, sides = shown(chains)
+    first = list(islice(STRATEGIES[strategy](tree, sides), 4))
+    assert len(first) == 4
+    assert compared.total() < 20 * len(chains)
 
 
 # --- repairs ------------------------------------------------------------------------------------

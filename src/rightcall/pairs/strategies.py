@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from itertools import tee
 from math import lcm
 from typing import TypeVar
 
-from rightcall.chain import CORRUPTED, Outcome, StopReason
+from rightcall.chain import CORRUPTED, Call, Outcome, StopReason
 from rightcall.dialects import DIALECTS, Dialect, conversation
 from rightcall.errors import DataError, FailureKind, nearest
 from rightcall.pairs.outline import Outline, StepOutline
@@ -72,23 +74,37 @@ def step_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair
     in other words. Steps that the task judges come first, then those that were made wrong, then the
     gaps that are both large and well counted (`assured_gap`); another rejected step before the same
     one again.
+
+    Takes time that grows with the steps, not with their combinations: those of one parent are ranked
+    once for all rejected siblings of the same values, and looked at as far as pairs are asked for.
     """
     chosen, judged = _chosen_steps(tree, sides.right), _judged_steps(tree, sides.wrong)
     corrupted = _corrupted_steps(tree, sides.wrong)
     rejected = {**_steps(tree, sides.wrong), **corrupted, **judged}
-    found: list[tuple[int, float, Node, Node]] = []
+    waiting: list[tuple[int, Node, Iterator[Node]]] = []
     for parent in (node for node in tree.nodes if len(node.children) > 1):
         children = tree.children(parent)
-        for good in (node for node in children if node.index in chosen):
-            for bad in (node for node in children if node.index in rejected):
-                known = [bad.index in judged, bad.index in corrupted and not bad.counted]
-                if _differ(good, bad) and _preferred(good, bad, any(known)):
-                    rank = known.index(True) if any(known) else len(known)
-                    found.append((rank, -assured_gap(good, bad), good, bad))
-    found.sort(key=lambda f: (f[0], f[1], f[2].index, f[3].index))
-    for rank, _, good, bad in _varied(found, lambda f: f[3].index):
-        basis = (Basis.PROCESS, Basis.CORRUPTION, Basis.VALUES)[rank]
-        yield _step_pair("step", basis, tree, good, chosen[good.index], bad, rejected[bad.index])
+        goods = [node for node in children if node.index in chosen]
+        ranked: dict[tuple[int, int, bool], _Alternatives] = {}
+        for bad in (node for node in children if goods and node.index in rejected):
+            known = [bad.index in judged, bad.index in corrupted and not bad.counted]
+            alike = (bad.ended_well, bad.counted, any(known))
+            if alike not in ranked:
+                ranked[alike] = _Alternatives.by_gap(goods, bad, any(known))
+            rank = known.index(True) if any(known) else len(known)
+            waiting.append((rank, bad, ranked[alike].to(bad)))
+    while waiting:
+        found = []
+        for rank, bad, goods_left in waiting:
+            if (good := next(goods_left, None)) is not None:
+                found.append(
+                    (rank, -assured_gap(good, bad), good.index, bad.index, good, bad, goods_left)
+                )
+        found.sort(key=lambda f: f[:4])
+        for rank, _, _, _, good, bad, _ in found:
+            basis = (Basis.PROCESS, Basis.CORRUPTION, Basis.VALUES)[rank]
+            yield _step_pair("step", basis, tree, good, chosen[good.index], bad, rejected[bad.index])
+        waiting = [(rank, bad, goods_left) for rank, _, _, _, _, bad, goods_left in found]
 
 
 def first_error_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair]:
@@ -97,14 +113,17 @@ def first_error_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[Prefere
     `StepTree.first_error`; the best-known errors come first."""
     chosen = _chosen_steps(tree, sides.right)
     found: dict[int, tuple[float, Node, Node, Outline]] = {}
+    ranked: dict[int, _Alternatives] = {}
     for wrong in sides.wrong:
         bad = tree.first_error(wrong.key, sides.min_rollouts)
         if bad is None or bad.parent is None or bad.index in found:
             continue
-        others = tree.children(tree.nodes[bad.parent])
-        goods = [n for n in others if n.index in chosen and n.ended_well and _differ(n, bad)]
-        if goods:
-            best = max(goods, key=lambda node: (node.interval.low, -node.index))
+        if bad.parent not in ranked:
+            others = tree.children(tree.nodes[bad.parent])
+            goods = [node for node in others if node.index in chosen and node.ended_well]
+            goods.sort(key=lambda node: (-node.interval.low, node.index))
+            ranked[bad.parent] = _Alternatives(goods)
+        if (best := next(ranked[bad.parent].to(bad), None)) is not None:
             found[bad.index] = (-assured_gap(best, bad), best, bad, wrong)
     for _, good, bad, wrong in sorted(found.values(), key=lambda f: (f[0], f[2].index)):
         yield _step_pair("first_error", Basis.ROLLOUTS, tree, good, chosen[good.index], bad, wrong)
@@ -224,13 +243,41 @@ def _corrupted_steps(tree: StepTree[Outline], chains: Iterable[Outline]) -> dict
     return found
 
 
-def _differ(good: Node, bad: Node) -> bool:
-    """Two next steps that do not make the same call, were it in other words."""
-    if good.index == bad.index or good.step is None or bad.step is None:
-        return False
-    if good.step.reply == bad.step.reply:  # answered differently: their prefixes are not the same
-        return False
-    return good.step.call is None or good.step.call != bad.step.call
+class _Alternatives:
+    """Steps that may be chosen after one conversation, the best first."""
+
+    def __init__(self, ranked: Sequence[Node]) -> None:
+        self._ranked = ranked
+        self._to_call: dict[tuple[str, ...], Iterator[Node]] = {}
+
+    @classmethod
+    def by_gap(cls, goods: Iterable[Node], bad: Node, judged: bool) -> _Alternatives:
+        """Those to be preferred to siblings of these values; the gap that is large and well counted
+        comes first."""
+        better = (node for node in goods if _preferred(node, bad, judged))
+        return cls(sorted(better, key=lambda node: (-assured_gap(node, bad), node.index)))
+
+    def to(self, bad: Node) -> Iterator[Node]:
+        """Those that differ from a rejected step and do not make its call in other words. What all
+        steps of that call pass over is passed over once."""
+        call = _step(bad).call
+        key = () if call is None else (call.name, repr(call.args), repr(call.kwargs))
+        if key not in self._to_call:
+            (self._to_call[key],) = tee((n for n in self._ranked if _other_call(_step(n), call)), 1)
+        others, reply = copy(self._to_call[key]), _step(bad).reply
+        # A reply that was answered differently: their prefixes are not the same.
+        return (node for node in others if _step(node).reply != reply)
+
+
+def _step(node: Node) -> Turn:
+    if node.step is None:
+        raise ValueError("the root is no step")
+    return node.step
+
+
+def _other_call(step: Turn, call: Call | None) -> bool:
+    own = step.call
+    return own is None or own != call
 
 
 def _preferred(good: Node, bad: Node, judged: bool) -> bool:
