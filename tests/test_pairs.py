@@ -194,6 +194,27 @@ def test_samples_alone_may_be_enough_for_a_first_error() -> None:
     assert (only(pair.rejected), pair.rejected_count) == ("add(1, 2)", 5)
 
 
+def test_first_errors_that_were_tried_too_seldom_are_counted_as_such() -> None:
+    found = [*branch("add(1, 1)", 3, 0), *branch("add(1, 2)", 0, 1), *branch("add(1, 3)", 0, 1)]
+    chains = [*found, *lost_after("add(1, 2)", 2), *lost_after("add(1, 3)", 3)]
+
+    def counted(chains: list[Chain], min_rollouts: int) -> tuple[int, dict[str, int]]:
+        dropped: Counter[str] = Counter()
+        made = make_pairs(chains, alone("first_error", min_rollouts=min_rollouts), dropped)
+        return len(list(made)), dict(dropped)
+
+    assert counted(chains, 2) == (2, {})
+    assert counted(chains, 3) == (1, {"first error tried too seldom (min_rollouts = 3)": 1})
+    assert counted(chains, 4) == (
+        0,
+        {
+            "first error tried too seldom (min_rollouts = 4)": 2,
+            "problem whose chains make no pair": 1,
+        },
+    )
+    assert "tried too seldom" not in str(counted(chains[3:], 4))  # nothing is known to recover
+
+
 @given(chains=chain_sets(rollouts=True))
 def test_a_first_error_is_never_a_step_that_something_recovered_from(chains: list[Chain]) -> None:
     tree = StepTree.of(chains)

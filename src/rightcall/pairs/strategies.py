@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import tee
 from math import lcm
 from typing import TypeVar
@@ -49,6 +49,8 @@ class Sides:
     """May be on both sides, however they ended; those that ended well come first."""
     min_rollouts: int
     """See `PairConfig`."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Counts what made no pair, and why."""
 
 
 Strategy = Callable[[StepTree[Outline], Sides], Iterator[PreferencePair]]
@@ -110,13 +112,18 @@ def step_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair
 def first_error_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair]:
     """The first step of each wrong chain that is known not to be recovered from, against the step in
     its place that is worth most (by the lower end of its interval) and led to a right chain. See
-    `StepTree.first_error`; the best-known errors come first."""
+    `StepTree.first_error`; the best-known errors come first. Steps that were tried too seldom to be
+    known are counted in `Sides.dropped`."""
     chosen = _chosen_steps(tree, sides.right)
     found: dict[int, tuple[float, Node, Node, Outline]] = {}
     ranked: dict[int, _Alternatives] = {}
-    for wrong in sides.wrong:
-        bad = tree.first_error(wrong.key, sides.min_rollouts)
+    open_ones: set[int] = set()
+    for wrong in sides.wrong if chosen else ():
+        bad = tree.turning_point(wrong.key)
         if bad is None or bad.parent is None or bad.index in found:
+            continue
+        if not tree.lost(wrong.key, bad, sides.min_rollouts):
+            open_ones.add(bad.index)
             continue
         if bad.parent not in ranked:
             others = tree.children(tree.nodes[bad.parent])
@@ -125,6 +132,8 @@ def first_error_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[Prefere
             ranked[bad.parent] = _Alternatives(goods)
         if (best := next(ranked[bad.parent].to(bad), None)) is not None:
             found[bad.index] = (-assured_gap(best, bad), best, bad, wrong)
+    if seldom := len(open_ones - found.keys()):
+        sides.dropped[f"first error tried too seldom (min_rollouts = {sides.min_rollouts})"] += seldom
     for _, good, bad, wrong in sorted(found.values(), key=lambda f: (f[0], f[2].index)):
         yield _step_pair("first_error", Basis.ROLLOUTS, tree, good, chosen[good.index], bad, wrong)
 
