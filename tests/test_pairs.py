@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain_sets import FAILED_ADD, chain_sets, judged_chain
-from rightcall.chain import Call, Chain, Judgement, Message, Observation, Problem, StopReason
+from rightcall.chain import Call, Chain, Judgement, Message, Observation, Problem, Step, StopReason
 from rightcall.dialects import DIALECTS, PythonCalls, conversation
 from rightcall.errors import ConfigError, DataError, FailureKind
-from rightcall.functions import FunctionSet, States
+from rightcall.functions import FunctionSet, States, parse_calls
+from rightcall.native import Invocation, Said
 from rightcall.pairs import (
     STRATEGIES,
     Basis,
@@ -385,7 +386,7 @@ def test_what_counts_as_a_repair(mended: list[str], right: bool, count: int) -> 
 
 
 def test_a_repair_that_is_wrong_itself_is_none() -> None:
-    answer = step("stop(", "Error", FailureKind.UNPARSABLE)
+    answer = step('stop("2', "Error", FailureKind.UNPARSABLE)
     assert list(make_pairs([chain(answer, 'stop("3")', right=False)], alone("repair"))) == []
     assert len(list(make_pairs([chain(answer, 'stop("2")')], alone("repair")))) == 1
     talk = step("hm", "Error", FailureKind.NO_CALL)
@@ -395,10 +396,94 @@ def test_a_repair_that_is_wrong_itself_is_none() -> None:
     assert list(make_pairs([judged], alone("repair"))) == []
 
 
+def faulty(name: str, *args: Any, failure: FailureKind = FailureKind.FUNCTION_ERROR) -> Step:
+    call = Call(name=name, args=args)
+    return Step(reply=str(call), call=call, observation=Observation(text="Error", failure=failure))
+
+
+def ran(reply: str) -> Step:
+    """A step of the logic task, whose call ran."""
+    made = FolTask().function_set("all")
+    return Step(
+        reply=reply, call=parse_calls(reply, made.by_name)[0], observation=Observation(text="ok")
+    )
+
+
+UNPARSABLE, UNKNOWN = FailureKind.UNPARSABLE, FailureKind.UNKNOWN_FUNCTION
+
+
+@pytest.mark.parametrize(
+    ("failed", "mended", "count"),
+    [
+        (step('premise("forall x (jealous(x) -> ', "Error", UNPARSABLE), 'premise("~puppy(Ben)")', 0),
+        (step('premise("~puppy(Ben)', "Error", UNPARSABLE), 'premise("~puppy(Ben)")', 1),
+        (step('goal("~puppy(Ben)', "Error", UNPARSABLE), 'premise("~puppy(Ben)")', 0),
+        (faulty("premise", "a(x))"), 'premise("b(x)")', 0),
+        (faulty("premise", "a(x))"), 'premise("a(x)")', 1),
+        (
+            faulty("premise", "forall x (a(x) -> b(x)"),
+            'premise("forall x (a(x) -> b(x))")',
+            1,
+        ),
+        (
+            faulty("premise", "forall x (a(x) -> b(x)"),
+            'premise("forall x (b(x) -> c(x))")',
+            0,
+        ),
+        (faulty("add", "1 apple", 2), "add(1, 2)", 1),
+        (faulty("add", "1 apple", 2), "add(2, 3)", 0),
+        (faulty("plus", 1, 2, failure=UNKNOWN), "add(1, 2)", 1),
+        (faulty("plus", 1, 2, failure=UNKNOWN), "add(7, 9)", 0),
+        (step("I think.", "Error", FailureKind.NO_CALL), "add(7, 9)", 1),
+    ],
+)  # fmt: skip
+def test_a_repair_is_known_to_be_of_the_same_thing(failed: Step, mended: str, count: int) -> None:
+    made = chain(failed, ran(mended), 'stop("2")')
+    assert len(list(make_pairs([made], alone("repair")))) == count
+
+
+@pytest.mark.parametrize(
+    ("reply", "count"),
+    [
+        ("I add (both) of them: add(1, 1)", 1),
+        ("add(0, 1) would be less. So:\n```python\nadd(1, 1)\n```", 1),
+        ("add(1, 1).", 1),
+        ("add(1, 1)  # the sum", 1),
+        ('add(1, 1)crates(Kim)")Rosa)")', 0),
+        ("add(1, 1) This is the sum.", 0),
+        ("add(1, 1)\nadd(1, 1)", 0),
+        ("add(1, 1)\nrecord(2)", 0),
+    ],
+)
+def test_nothing_stands_after_the_call_of_a_repair(reply: str, count: int) -> None:
+    made = chain(FAILED_ADD, reply, 'stop("2")')
+    assert made.steps[1].call == Call(name="add", args=(1, 1))
+    assert len(list(make_pairs([made], alone("repair")))) == count
+
+
+def test_nothing_stands_after_the_call_of_a_repair_natively() -> None:
+    call = Invocation("add", {"a": 1, "b": 1})
+    for calls, count in (((call,), 1), ((call, call), 0)):
+        mended = step("add(1, 1)").model_copy(update={"reply": str(Said("So:", calls))})
+        made = chain(FAILED_ADD, mended, 'stop("2")').model_copy(update={"dialect": "native"})
+        assert len(list(make_pairs([made], alone("repair")))) == count
+
+
+def test_repairs_after_which_nothing_ended_well_come_last() -> None:
+    ends = [
+        chain(f"record({i})", FAILED_ADD, "add(1, 2)", 'record("?")', right=False) for i in range(6)
+    ]
+    open_one = chain("record(7)", FAILED_ADD, "add(1, 0)", 'stop("3")', right=False)
+    rollout = chain("record(7)", FAILED_ADD, "add(1, 0)", 'stop("2")', source="teacher")
+    rollout = rollout.model_copy(update={"given_steps": 3})
+    made = list(make_pairs([*ends, open_one, rollout], alone("repair", sources_rejected=("student",))))
+    assert [p.chosen_value for p in made] == [0.5, *[0.0] * 6]
+
+
 def test_repairs_of_chains_that_ended_well_come_first_and_kinds_of_failure_take_turns() -> None:
     talk = step("hm", "Error", FailureKind.NO_CALL)
     badly = chain(FAILED_ADD, "add(1, 2)", 'stop("3")', right=False)
-    well = chain("record(7)", FAILED_ADD, "add(1, 1)", FAILED_ADD, "add(2, 0)", talk, 'stop("2")')
+    well = chain("record(7)", FAILED_ADD, "add(1, 1)", FAILED_ADD, "add(1, 0)", talk, 'stop("2")')
     made = list(make_pairs([badly, well], alone("repair")))
     assert [p.rejected_error for p in made] == [
         "missing_argument", "no_call", "missing_argument", "missing_argument",

@@ -23,9 +23,10 @@ from typing import TypeVar
 
 from rightcall.chain import CORRUPTED, Call, Outcome, StopReason
 from rightcall.dialects import DIALECTS, Dialect, conversation
-from rightcall.errors import DataError, FailureKind, nearest
+from rightcall.errors import DataError, nearest
 from rightcall.pairs.outline import Outline, StepOutline
 from rightcall.pairs.pair import Basis, PreferencePair
+from rightcall.pairs.repairs import ends_with_call, repairs
 from rightcall.tree import Node, StepTree, Turn, assured_gap, whole_steps
 
 WRONG_ANSWER = "wrong_answer"
@@ -144,21 +145,22 @@ def repair_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePa
     A failed call leaves the state as it was, so the later call would have succeeded there too. Its
     chain may have ended badly: the call is repaired all the same; but a repair that the task judges
     wrong, that gave a wrong answer, or after which nothing ended well although its prefix was
-    recovered from, is none. What was repaired must be known to be the same thing: the later call is
-    of the same function, unless the failed reply named none that exists. Chains that ended well come
-    first, and within them one kind of failure after the other.
+    recovered from, is none; nor is a reply that goes on after its call, which would be trained with
+    it. What was repaired must be known to be the same thing (see `repairs`). Chains that ended well
+    come first, then repairs after which another one did; within these, one kind of failure after the
+    other.
 
     This is the one strategy whose chosen side is no conversation that took place: the failed calls
     between the two are left out.
     """
-    for well in (True, False):
-        found = [
-            (chain, failed, mended)
-            for chain in sides.repairable
-            if (chain.key in tree.well) is well
-            for failed, mended in repairs(whole_steps(chain))
-            if _worth_learning(tree, chain, failed, mended, sides.min_rollouts)
-        ]
+    by_rank: list[list[tuple[Outline, int, int]]] = [[], [], []]
+    for chain in sides.repairable:
+        for failed, mended in repairs(whole_steps(chain)):
+            if _worth_learning(tree, chain, failed, mended, sides.min_rollouts):
+                after = tree.path(chain.key)[mended + 1]
+                rank = 0 if chain.key in tree.well else 1 if after.ended_well else 2
+                by_rank[rank].append((chain, failed, mended))
+    for found in by_rank:
         for chain, failed, mended in _varied(found, lambda f: f[0].steps[f[1]].observation.failure):
             observation = chain.steps[failed].observation
             yield _pair(
@@ -312,27 +314,10 @@ def _varied(found: Sequence[T], kind: Callable[[T], object]) -> list[T]:
 # --- repairs ------------------------------------------------------------------------------------
 
 
-def repairs(steps: Sequence[Turn]) -> Iterator[tuple[int, int]]:
-    """Indices of every failed call and of the call that succeeded next and repairs it."""
-    for failed, step in enumerate(steps):
-        if step.observation.failure is None:
-            continue
-        later = (i for i in range(failed + 1, len(steps)) if steps[i].observation.failure is None)
-        mended = next(later, None)
-        if mended is not None and _repairs(step, steps[mended]):
-            yield failed, mended
-
-
-def _repairs(failed: Turn, mended: Turn) -> bool:
-    if failed.call is None or failed.observation.failure is FailureKind.UNKNOWN_FUNCTION:
-        return True
-    return mended.call is not None and mended.call.name == failed.call.name
-
-
 def _worth_learning(
     tree: StepTree[Outline], chain: Outline, failed: int, mended: int, tries: int
 ) -> bool:
-    if mended in chain.judgement.wrong_steps:
+    if mended in chain.judgement.wrong_steps or not ends_with_call(chain, chain.steps[mended]):
         return False
     path = tree.path(chain.key)
     before, after = path[failed], path[mended + 1]
