@@ -362,6 +362,10 @@ def test_a_search_finds_first_errors_by_the_process_or_by_the_answer(
     rightcall("collect", SUMS, "--model", "gold", "--count", 3, "--samples", 1, "--out", right)
     common = ("search", SUMS, right, wrong, "--model", "gold", "--count", 3, "-k", 4)
     out = tmp_path / "search.jsonl"
+    refused = rightcall(*common, "--out", out)
+    assert refused.code == 2
+    assert "another model: 'played'" in refused.err
+    common = (*common, "--any-model")
     found = rightcall(*common, "--out", out)
     assert found.code == 0
     # the gold player goes on with its second turn: a right answer without the sum having been made

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from copy import deepcopy
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chain_sets import FAILED_ADD, chain_sets, judged_chain
-from rightcall.chain import Chain, Judgement, Message, Observation, Problem, StopReason
+from rightcall.chain import Call, Chain, Judgement, Message, Observation, Problem, Step, StopReason
 from rightcall.dialects import DIALECTS, PythonCalls, conversation
 from rightcall.errors import ConfigError, DataError, FailureKind
-from rightcall.functions import FunctionSet, States
+from rightcall.functions import FunctionSet, States, parse_calls
+from rightcall.native import Invocation, Said
 from rightcall.pairs import (
     STRATEGIES,
     Basis,
     PairConfig,
     PreferencePair,
+    Sides,
     check_leaks,
     compare_strategies,
     comparison_table,
     make_pairs,
     pair_statistics,
     read_pairs,
+    strategies,
     write_pairs,
 )
+from rightcall.pairs.outline import Outline
 from rightcall.tasks.fol.task import FolTask
 from rightcall.tasks.math.functions import TRUSTED
-from rightcall.tree import StepTree
+from rightcall.tree import Node, StepTree, assured_gap
 from toys import chain, step
 
 STEPS = PairConfig(strategies={"step": 1.0})
@@ -188,6 +195,27 @@ def test_samples_alone_may_be_enough_for_a_first_error() -> None:
     assert (only(pair.rejected), pair.rejected_count) == ("add(1, 2)", 5)
 
 
+def test_first_errors_that_were_tried_too_seldom_are_counted_as_such() -> None:
+    found = [*branch("add(1, 1)", 3, 0), *branch("add(1, 2)", 0, 1), *branch("add(1, 3)", 0, 1)]
+    chains = [*found, *lost_after("add(1, 2)", 2), *lost_after("add(1, 3)", 3)]
+
+    def counted(chains: list[Chain], min_rollouts: int) -> tuple[int, dict[str, int]]:
+        dropped: Counter[str] = Counter()
+        made = make_pairs(chains, alone("first_error", min_rollouts=min_rollouts), dropped)
+        return len(list(made)), dict(dropped)
+
+    assert counted(chains, 2) == (2, {})
+    assert counted(chains, 3) == (1, {"first error tried too seldom (min_rollouts = 3)": 1})
+    assert counted(chains, 4) == (
+        0,
+        {
+            "first error tried too seldom (min_rollouts = 4)": 2,
+            "problem whose chains make no pair": 1,
+        },
+    )
+    assert "tried too seldom" not in str(counted(chains[3:], 4))  # nothing is known to recover
+
+
 @given(chains=chain_sets(rollouts=True))
 def test_a_first_error_is_never_a_step_that_something_recovered_from(chains: list[Chain]) -> None:
     tree = StepTree.of(chains)
@@ -198,6 +226,133 @@ def test_a_first_error_is_never_a_step_that_something_recovered_from(chains: lis
         assert node.counted >= 3 or node.final or tree.chains[pair.rejected_chain].given_steps > depth
         assert tree.path(pair.rejected_chain)[depth].recovered
         assert pair.chosen_value > 0 == pair.rejected_value
+
+
+def every_step_pair(tree: StepTree[Chain], sides: Sides) -> list[tuple[Node, Node]]:
+    """(chosen, rejected) as `step` orders them, by looking at every combination."""
+    judged = {tree.paths[c.key][step + 1] for c in sides.wrong for step in c.judgement.wrong_steps}
+    right = {
+        index
+        for c in sides.right
+        for step, index in enumerate(tree.paths[c.key][1:])
+        if step not in c.judgement.wrong_steps
+    }
+    wrong = {index for c in sides.wrong for index in tree.paths[c.key][1:]}
+    found = []
+    for parent in tree.nodes:
+        for good, bad in product(tree.children(parent), repeat=2):
+            if good.index not in right or bad.index not in wrong or good.step is bad.step:
+                continue
+            assert good.step is not None
+            assert bad.step is not None
+            same_call = good.step.call is not None and good.step.call == bad.step.call
+            known = bad.index in judged
+            worth = good.value >= bad.value if known else good.value > bad.value
+            counted = known or (good.counted and bad.counted)
+            if worth and counted and not same_call and good.step.reply != bad.step.reply:
+                found.append((not known, -assured_gap(good, bad), good.index, bad.index))
+    again: Counter[int] = Counter()
+    rounds = []
+    for one in sorted(found):
+        rounds.append((again[one[3]], one))
+        again[one[3]] += 1
+    return [(tree.nodes[one[2]], tree.nodes[one[3]]) for _, one in sorted(rounds)]
+
+
+def shown(chains: list[Chain]) -> tuple[StepTree[Outline], Sides]:
+    """A tree of outlines, with all of its chains on the sides that they may stand on."""
+    outlines = [msgspec.json.decode(c.model_dump_json(), type=Outline) for c in chains]
+    tree = StepTree.of(outlines)
+    right = [c for c in tree.chains.values() if c.key in tree.well]
+    wrong = [c for c in tree.chains.values() if c.key not in tree.well]
+    return tree, Sides(right, wrong, right, wrong, outlines, min_rollouts=2)
+
+
+WORDS = ("", "So: ", "Now: ")
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda firsts, right, sample: chain(
+                *(f"{word}{call}" for word, call in firsts),
+                'stop("2")' if right else 'stop("3")',
+                right=right,
+                sample=sample,
+            ).model_copy(update={"judgement": Judgement(wrong_steps=(0,) if sample == 3 else ())}),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(WORDS),
+                    st.sampled_from(
+                        ["add(1, 1)", "add(1, 2)", "add(1, b=2)", "record(1.0)", "record(1)"]
+                    ),
+                ),
+                max_size=2,
+            ),
+            st.booleans(),
+            st.integers(0, 5),
+        ),
+        min_size=1,
+        max_size=40,
+        unique_by=lambda c: c.key,
+    )
+    | chain_sets(rollouts=True)
+)
+def test_step_pairs_are_those_of_every_combination_in_their_order(chains: list[Chain]) -> None:
+    tree, sides = shown(chains)
+    made = [
+        (only(p.chosen), only(p.rejected), p.chosen_count, p.rejected_count, len(p.prompt), p.basis)
+        for p in STRATEGIES["step"](tree, sides)
+    ]
+    expected = []
+    for good, bad in every_step_pair(tree, sides):  # type: ignore[arg-type]
+        assert good.step is not None
+        assert bad.step is not None
+        judged = any(
+            tree.paths[c.key][s + 1] == bad.index for c in sides.wrong for s in c.judgement.wrong_steps
+        )
+        expected.append(
+            (
+                good.step.reply,
+                bad.step.reply,
+                good.counted,
+                bad.counted,
+                2 * good.depth,
+                Basis.PROCESS if judged else Basis.VALUES,
+            )
+        )
+    assert made == expected
+
+
+@pytest.mark.parametrize("strategy", ["step", "first_error"])
+@pytest.mark.parametrize("same_call", [False, True])
+def test_a_thousand_ways_to_begin_do_not_take_a_million_comparisons(
+    monkeypatch: pytest.MonkeyPatch, strategy: str, same_call: bool
+) -> None:
+    compared: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            compared[name] += 1
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(strategies, "assured_gap", counted("gap", assured_gap))
+    monkeypatch.setattr(Call, "__eq__", counted("call", Call.__eq__))
+    chains = [
+        chain(
+            f"Way {i}: add(1, {1 if same_call else i})", *(['stop("2")'] if right else []),
+            right=right, sample=i,
+        )
+        for i in range(600)
+        for right in [i % 2 == 0]
+    ]  # fmt: skip
+    chains.append(chain("record(3)", 'stop("2")'))
+    tree, sides = shown(chains)
+    first = list(islice(STRATEGIES[strategy](tree, sides), 4))
+    assert len(first) == 4
+    assert compared.total() < 20 * len(chains)
 
 
 # --- repairs ------------------------------------------------------------------------------------
@@ -231,7 +386,7 @@ def test_what_counts_as_a_repair(mended: list[str], right: bool, count: int) -> 
 
 
 def test_a_repair_that_is_wrong_itself_is_none() -> None:
-    answer = step("stop(", "Error", FailureKind.UNPARSABLE)
+    answer = step('stop("2', "Error", FailureKind.UNPARSABLE)
     assert list(make_pairs([chain(answer, 'stop("3")', right=False)], alone("repair"))) == []
     assert len(list(make_pairs([chain(answer, 'stop("2")')], alone("repair")))) == 1
     talk = step("hm", "Error", FailureKind.NO_CALL)
@@ -241,10 +396,94 @@ def test_a_repair_that_is_wrong_itself_is_none() -> None:
     assert list(make_pairs([judged], alone("repair"))) == []
 
 
+def faulty(name: str, *args: Any, failure: FailureKind = FailureKind.FUNCTION_ERROR) -> Step:
+    call = Call(name=name, args=args)
+    return Step(reply=str(call), call=call, observation=Observation(text="Error", failure=failure))
+
+
+def ran(reply: str) -> Step:
+    """A step of the logic task, whose call ran."""
+    made = FolTask().function_set("all")
+    return Step(
+        reply=reply, call=parse_calls(reply, made.by_name)[0], observation=Observation(text="ok")
+    )
+
+
+UNPARSABLE, UNKNOWN = FailureKind.UNPARSABLE, FailureKind.UNKNOWN_FUNCTION
+
+
+@pytest.mark.parametrize(
+    ("failed", "mended", "count"),
+    [
+        (step('premise("forall x (jealous(x) -> ', "Error", UNPARSABLE), 'premise("~puppy(Ben)")', 0),
+        (step('premise("~puppy(Ben)', "Error", UNPARSABLE), 'premise("~puppy(Ben)")', 1),
+        (step('goal("~puppy(Ben)', "Error", UNPARSABLE), 'premise("~puppy(Ben)")', 0),
+        (faulty("premise", "a(x))"), 'premise("b(x)")', 0),
+        (faulty("premise", "a(x))"), 'premise("a(x)")', 1),
+        (
+            faulty("premise", "forall x (a(x) -> b(x)"),
+            'premise("forall x (a(x) -> b(x))")',
+            1,
+        ),
+        (
+            faulty("premise", "forall x (a(x) -> b(x)"),
+            'premise("forall x (b(x) -> c(x))")',
+            0,
+        ),
+        (faulty("add", "1 apple", 2), "add(1, 2)", 1),
+        (faulty("add", "1 apple", 2), "add(2, 3)", 0),
+        (faulty("plus", 1, 2, failure=UNKNOWN), "add(1, 2)", 1),
+        (faulty("plus", 1, 2, failure=UNKNOWN), "add(7, 9)", 0),
+        (step("I think.", "Error", FailureKind.NO_CALL), "add(7, 9)", 1),
+    ],
+)  # fmt: skip
+def test_a_repair_is_known_to_be_of_the_same_thing(failed: Step, mended: str, count: int) -> None:
+    made = chain(failed, ran(mended), 'stop("2")')
+    assert len(list(make_pairs([made], alone("repair")))) == count
+
+
+@pytest.mark.parametrize(
+    ("reply", "count"),
+    [
+        ("I add (both) of them: add(1, 1)", 1),
+        ("add(0, 1) would be less. So:\n```python\nadd(1, 1)\n```", 1),
+        ("add(1, 1).", 1),
+        ("add(1, 1)  # the sum", 1),
+        ('add(1, 1)crates(Kim)")Rosa)")', 0),
+        ("add(1, 1) This is the sum.", 0),
+        ("add(1, 1)\nadd(1, 1)", 0),
+        ("add(1, 1)\nrecord(2)", 0),
+    ],
+)
+def test_nothing_stands_after_the_call_of_a_repair(reply: str, count: int) -> None:
+    made = chain(FAILED_ADD, reply, 'stop("2")')
+    assert made.steps[1].call == Call(name="add", args=(1, 1))
+    assert len(list(make_pairs([made], alone("repair")))) == count
+
+
+def test_nothing_stands_after_the_call_of_a_repair_natively() -> None:
+    call = Invocation("add", {"a": 1, "b": 1})
+    for calls, count in (((call,), 1), ((call, call), 0)):
+        mended = step("add(1, 1)").model_copy(update={"reply": str(Said("So:", calls))})
+        made = chain(FAILED_ADD, mended, 'stop("2")').model_copy(update={"dialect": "native"})
+        assert len(list(make_pairs([made], alone("repair")))) == count
+
+
+def test_repairs_after_which_nothing_ended_well_come_last() -> None:
+    ends = [
+        chain(f"record({i})", FAILED_ADD, "add(1, 2)", 'record("?")', right=False) for i in range(6)
+    ]
+    open_one = chain("record(7)", FAILED_ADD, "add(1, 0)", 'stop("3")', right=False)
+    rollout = chain("record(7)", FAILED_ADD, "add(1, 0)", 'stop("2")', source="teacher")
+    rollout = rollout.model_copy(update={"given_steps": 3})
+    made = list(make_pairs([*ends, open_one, rollout], alone("repair", sources_rejected=("student",))))
+    assert [p.chosen_value for p in made] == [0.5, *[0.0] * 6]
+
+
 def test_repairs_of_chains_that_ended_well_come_first_and_kinds_of_failure_take_turns() -> None:
     talk = step("hm", "Error", FailureKind.NO_CALL)
     badly = chain(FAILED_ADD, "add(1, 2)", 'stop("3")', right=False)
-    well = chain("record(7)", FAILED_ADD, "add(1, 1)", FAILED_ADD, "add(2, 0)", talk, 'stop("2")')
+    well = chain("record(7)", FAILED_ADD, "add(1, 1)", FAILED_ADD, "add(1, 0)", talk, 'stop("2")')
     made = list(make_pairs([badly, well], alone("repair")))
     assert [p.rejected_error for p in made] == [
         "missing_argument", "no_call", "missing_argument", "missing_argument",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rightcall import cluster, collecting, run
-from rightcall.chain import ChainStore, Outcome, Problem
+from rightcall.chain import Chain, ChainStore, Outcome, Problem
 from rightcall.config import Rounds, RunConfig, load_config
 from rightcall.errors import ConfigError, DataError, ModelError, RenderingError
 from rightcall.files import read_lines
 from rightcall.models import ChatModel, Request
 from rightcall.models.spec import ModelSpec, open_model
 from rightcall.pairs import PairConfig, make_pairs, read_pairs, write_pairs
-from rightcall.rollout import Setting, collect
+from rightcall.rollout import Job, Setting, collect, rollouts
 from rightcall.run import (
     EVALUATIONS,
     STAGES,
@@ -45,7 +46,7 @@ from rightcall.run import (
 from rightcall.search import SearchConfig
 from rightcall.train.trainer import train
 from tiny_models import build_tiny
-from toys import Played, SumTask, chain, solver
+from toys import Played, Script, SumTask, chain, solver
 
 pytestmark = [
     pytest.mark.slow,
@@ -302,6 +303,34 @@ def test_a_search_finds_the_first_errors_and_the_pairs_rest_on_it(
     assert said == f"first error of {len(both)} of {len(both)} wrong chains, {4 * len(both)} rollouts"
     assert pair(place) == f"{len(both)} pairs of {len(both)} problems"
     assert {(p.basis, p.rejected_count >= 5) for p in read_pairs(place.pairs)} == {("rollouts", True)}
+
+
+def test_imported_chains_are_searched_by_the_student_only_if_that_is_asked_for(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_by(monkeypatch, lambda *_, **__: Played(solver, capacity=3))
+    task = SumTask()
+    problems = list(task.problems("train", 3, 5))
+
+    def logged(model: str, reply: Script) -> list[Chain]:
+        setting = Setting(task, task.function_set(), "log")
+        return list(rollouts(setting, Played(reply, name=model), map(Job, problems)))
+
+    log = [*logged("gpt-4", lambda _: 'stop("0")'), *logged("gpt-5", solver)]
+    ChainStore(tmp_path / "log.jsonl").append(log)
+    own = config.tasks["sums"]
+    student = own.collect.student.model_copy(update={"chains": (str(tmp_path / "log.jsonl"),)})
+    collect = own.collect.model_copy(update={"student": student})
+    asked = SearchConfig(rollouts=4)
+    settings = own.model_copy(update={"search": asked, "collect": collect})
+    place = Place(settings, task, 5, tmp_path / "sums")
+    write_problems(place)
+    collect_role("student")(place)
+    with pytest.raises(DataError, match=r"another model: 'gpt-4'.*'played'.*search.any_model"):
+        search_errors(place)
+    any_model = asked.model_copy(update={"any_model": True})
+    place = replace(place, settings=settings.model_copy(update={"search": any_model}))
+    assert search_errors(place).startswith("first error of 3 of 3 wrong chains")
 
 
 def test_a_search_is_left_out_unless_it_is_asked_for(config: RunConfig, tmp_path: Path) -> None:

@@ -297,6 +297,35 @@ def test_a_smaller_budget_than_the_chains_had_is_refused(tmp_path: Path) -> None
         searched(tmp_path / "s.jsonl", [right(problem), wrong(problem, 5, 3)], setting=small)
 
 
+def test_wrong_chains_of_another_model_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    """What a search finds is where *its* model recovers."""
+    (problem,) = problems(1)
+    chains = [right(problem).model_copy(update={"source": "teacher", "model": "large"})]
+    theirs = wrong(problem, 2, 3).model_copy(update={"model": "small@1"})
+    with pytest.raises(DataError, match=r"another model: 'small@1'.*'played'.*--any-model.*any_model"):
+        searched(tmp_path / "s.jsonl", [*chains, theirs])
+    assert not list(ChainStore(tmp_path / "s.jsonl"))
+    assert searched(tmp_path / "s.jsonl", [*chains, wrong(problem, 2, 3)]).searched == 1
+    asked = CONFIG.model_copy(update={"any_model": True})
+    (error,) = searched(tmp_path / "t.jsonl", [*chains, theirs], config=asked).errors
+    assert (error.chain, error.step) == (theirs.key, 2)
+
+
+def test_a_model_that_was_trained_on_goes_on_from_its_own_chains_alone(tmp_path: Path) -> None:
+    """Rounds leave chains of one source by several models."""
+    (problem,) = problems(1)
+    first, second = wrong(problem, 2, 3), wrong(problem, 1, 3, note=4)
+    tuned = second.model_copy(update={"model": "played+tuned@2"})
+    with pytest.raises(DataError, match=r"another model: 'played'.*'played\+tuned@2'"):
+        searched(
+            tmp_path / "s.jsonl", [right(problem), first, tuned],
+            model=Played(policy, name="played+tuned@2"),
+        )  # fmt: skip
+    model = Played(policy, name="played+tuned@2")
+    result = searched(tmp_path / "s.jsonl", [right(problem), tuned], model=model)
+    assert [error.step for error in result.errors] == [1]
+
+
 def test_a_search_without_rollouts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a search needs rollouts"):
         searched(tmp_path / "s.jsonl", [], config=SearchConfig())

@@ -95,7 +95,7 @@ def mixed(folder: Path) -> list[Path]:
             answer = 'stop("2")' if right else f'stop("{sample}")'
             made: dict[str, Any] = {**problem, "right": right, "sample": sample}
             made["source"] = ("student", "teacher")[sample % 2]
-            failed = step("ad(1)", "Error: no ad", "unknown_function")  # type: ignore[arg-type]
+            failed = step("record(1", "Error: it is never closed", FailureKind.UNPARSABLE)
             first = failed if number % 3 == 0 and sample == 1 else "add(1, 1)"
             chains.append(chain(first, reply, answer, **made))
         cut = chain("add(1, 1)", right=False, stop_reason=StopReason.REPLY_TRUNCATED, **problem)

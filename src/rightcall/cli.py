@@ -760,6 +760,9 @@ def search(
     per_problem: Annotated[
         int, typer.Option("--chains", min=1, help="Wrong chains of a problem at most.")
     ] = 2,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Also from chains that another model made.")
+    ] = False,
     by: RightBy = "process",
     temperature: Temperature = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per reply at most.")] = 256,
@@ -772,8 +775,8 @@ def search(
 ) -> None:
     """Where was the first error of wrong chains? Rollouts from their prefixes; resumable.
 
-    The settings are those of `collect`: give the same ones. The rollouts are chains; give their file
-    to `pairs make` beside the others.
+    Model and settings are those of `collect`: give the same ones. The rollouts are chains; give
+    their file to `pairs make` beside the others.
     """
     from rightcall import rollout, terminal
     from rightcall import search as searching
@@ -788,7 +791,7 @@ def search(
     budget = rollout.Budget(steps=steps or max(loaded.budgets))
     setting = rollout.Setting(loaded, wanted, source, sampling, budget, seed, dialect)
     problems = list(loaded.problems(split, count, seed))
-    config = searching.SearchConfig(rollouts=rollouts, chains=per_problem)
+    config = searching.SearchConfig(rollouts=rollouts, chains=per_problem, any_model=any_model)
     spec = ModelSpec.parse(model, chat_template=_text(chat_template))
     with (
         open_model(spec, setting.playable(problems)) as opened,

@@ -48,6 +48,9 @@ class SearchConfig(Frozen):
     """Rollouts from each probed prefix; 0 leaves the search out."""
     chains: int = Field(2, ge=1)
     """Wrong chains of a problem that are searched, at most."""
+    any_model: bool = False
+    """Search chains that another model made, too. What is then found is where the model of the search
+    no longer recovers, which says nothing of where the chain's own model would have."""
 
 
 class FirstError(Frozen):
@@ -199,14 +202,15 @@ def search(
     `path` as they finish.
 
     `chains` are those collected so far, of any role: what another role's chain recovered from is
-    recovered from. `setting` and `model` are the policy whose rollouts these are; give it the
-    sampling and the budget that it collected its chains with. Searched are at most `config.chains`
-    distinct wrong chains of each problem that has a right one.
+    recovered from. `setting` and `model` are the policy whose rollouts these are: the model that made
+    the chains of this source, unless `config.any_model`; give it the sampling and the budget that it
+    collected them with, which chains do not record. Searched are at most `config.chains` distinct
+    wrong chains of each problem that has a right one.
 
     Killed and called again with the same arguments it keeps what is finished, repeats nothing, and
     ends with the same set. Memory holds the problems under way and an index of the others. Raises
     `DataError` if re-executing a prefix gives another observation than its chain recorded, and if
-    the chains were made with other functions.
+    the chains were made with other functions or the wrong ones by another model.
     """
     if config.rollouts < 1:
         raise DataError("a search needs rollouts", value=config.rollouts, remedy="For example 4.")
@@ -330,10 +334,20 @@ class _Rounds:
             if chain.source != self.setting.source or ended_well(chain, self.require_process):
                 continue
             if len(chain.steps) > chain.maybe_cut:
+                self._check_model(chain)
                 texts.setdefault(tuple(step.reply for step in chain.steps), chain.key)
         if (more := len(texts) - self.config.chains) > 0:
             self.result.left_out["more chains of one problem"] += more
         return list(texts.values())[: self.config.chains]
+
+    def _check_model(self, chain: Chain) -> None:
+        if chain.model != self.model and not self.config.any_model:
+            raise DataError(
+                "the wrong chains were made by another model",
+                value=chain.model,
+                remedy=f"The search would go on with {self.model!r}: give the model that made them "
+                "and its chains alone, or set any_model (--any-model; in a run search.any_model).",
+            )
 
     def _advance(self, searched: _Searched) -> None:
         """The rounds that known rollouts answer, then the jobs of the first one that they do not."""

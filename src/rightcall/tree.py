@@ -219,9 +219,14 @@ class StepTree(Generic[C]):
         None if the chain ended well, if nothing is known to recover from its very prompt, or if the
         first step that nobody was seen to recover from has been tried too seldom.
         """
-        path = self.path(key)
-        at = next((node for node in path if not node.recovered), None)
-        return at if at is not None and at.depth and self.lost(key, at, tries) else None
+        at = self.turning_point(key)
+        return at if at is not None and self.lost(key, at, tries) else None
+
+    def turning_point(self, key: str) -> Node | None:
+        """The first step of a chain that no chain was seen to recover from, however seldom that was
+        tried; None if there is none, or nothing is known to recover from the very prompt."""
+        at = next((node for node in self.path(key) if not node.recovered), None)
+        return at if at is not None and at.depth else None
 
 
 class _Growing(msgspec.Struct, gc=False):

@@ -230,14 +230,17 @@ def _material(chains: Sequence[Outline], config: PairConfig, dropped: Counter[st
             groups[f"whole_{side}"] = take(whole, sources)
     trees = step_trees(chains, require_process=config.require_process)
     nothing = _NO_RIGHT if not groups["right"] else _NO_PAIR if groups["wrong"] else _NO_WRONG
-    return _Material([(tree, _sides(tree, groups, config)) for tree in trees], nothing)
+    return _Material([(tree, _sides(tree, groups, config, dropped)) for tree in trees], nothing)
 
 
 def _sides(
-    tree: StepTree[Outline], groups: Mapping[str, Sequence[Outline]], config: PairConfig
+    tree: StepTree[Outline],
+    groups: Mapping[str, Sequence[Outline]],
+    config: PairConfig,
+    dropped: Counter[str],
 ) -> Sides:
     own = {name: [c for c in group if c.key in tree.chains] for name, group in groups.items()}
-    return Sides(**own, min_rollouts=config.min_rollouts)
+    return Sides(**own, min_rollouts=config.min_rollouts, dropped=dropped)
 
 
 def _bad(chain: Outline, config: PairConfig, dropped: Counter[str]) -> bool:

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
+from itertools import tee
 from math import lcm
 from typing import TypeVar
 
-from rightcall.chain import CORRUPTED, Outcome, StopReason
+from rightcall.chain import CORRUPTED, Call, Outcome, StopReason
 from rightcall.dialects import DIALECTS, Dialect, conversation
-from rightcall.errors import DataError, FailureKind, nearest
+from rightcall.errors import DataError, nearest
 from rightcall.pairs.outline import Outline, StepOutline
 from rightcall.pairs.pair import Basis, PreferencePair
+from rightcall.pairs.repairs import ends_with_call, repairs
 from rightcall.tree import Node, StepTree, Turn, assured_gap, whole_steps
 
 WRONG_ANSWER = "wrong_answer"
@@ -47,6 +50,8 @@ class Sides:
     """May be on both sides, however they ended; those that ended well come first."""
     min_rollouts: int
     """See `PairConfig`."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Counts what made no pair, and why."""
 
 
 Strategy = Callable[[StepTree[Outline], Sides], Iterator[PreferencePair]]
@@ -72,40 +77,64 @@ def step_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair
     in other words. Steps that the task judges come first, then those that were made wrong, then the
     gaps that are both large and well counted (`assured_gap`); another rejected step before the same
     one again.
+
+    Takes time that grows with the steps, not with their combinations: those of one parent are ranked
+    once for all rejected siblings of the same values, and looked at as far as pairs are asked for.
     """
     chosen, judged = _chosen_steps(tree, sides.right), _judged_steps(tree, sides.wrong)
     corrupted = _corrupted_steps(tree, sides.wrong)
     rejected = {**_steps(tree, sides.wrong), **corrupted, **judged}
-    found: list[tuple[int, float, Node, Node]] = []
+    waiting: list[tuple[int, Node, Iterator[Node]]] = []
     for parent in (node for node in tree.nodes if len(node.children) > 1):
         children = tree.children(parent)
-        for good in (node for node in children if node.index in chosen):
-            for bad in (node for node in children if node.index in rejected):
-                known = [bad.index in judged, bad.index in corrupted and not bad.counted]
-                if _differ(good, bad) and _preferred(good, bad, any(known)):
-                    rank = known.index(True) if any(known) else len(known)
-                    found.append((rank, -assured_gap(good, bad), good, bad))
-    found.sort(key=lambda f: (f[0], f[1], f[2].index, f[3].index))
-    for rank, _, good, bad in _varied(found, lambda f: f[3].index):
-        basis = (Basis.PROCESS, Basis.CORRUPTION, Basis.VALUES)[rank]
-        yield _step_pair("step", basis, tree, good, chosen[good.index], bad, rejected[bad.index])
+        goods = [node for node in children if node.index in chosen]
+        ranked: dict[tuple[int, int, bool], _Alternatives] = {}
+        for bad in (node for node in children if goods and node.index in rejected):
+            known = [bad.index in judged, bad.index in corrupted and not bad.counted]
+            alike = (bad.ended_well, bad.counted, any(known))
+            if alike not in ranked:
+                ranked[alike] = _Alternatives.by_gap(goods, bad, any(known))
+            rank = known.index(True) if any(known) else len(known)
+            waiting.append((rank, bad, ranked[alike].to(bad)))
+    while waiting:
+        found = []
+        for rank, bad, goods_left in waiting:
+            if (good := next(goods_left, None)) is not None:
+                found.append(
+                    (rank, -assured_gap(good, bad), good.index, bad.index, good, bad, goods_left)
+                )
+        found.sort(key=lambda f: f[:4])
+        for rank, _, _, _, good, bad, _ in found:
+            basis = (Basis.PROCESS, Basis.CORRUPTION, Basis.VALUES)[rank]
+            yield _step_pair("step", basis, tree, good, chosen[good.index], bad, rejected[bad.index])
+        waiting = [(rank, bad, goods_left) for rank, _, _, _, _, bad, goods_left in found]
 
 
 def first_error_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePair]:
     """The first step of each wrong chain that is known not to be recovered from, against the step in
     its place that is worth most (by the lower end of its interval) and led to a right chain. See
-    `StepTree.first_error`; the best-known errors come first."""
+    `StepTree.first_error`; the best-known errors come first. Steps that were tried too seldom to be
+    known are counted in `Sides.dropped`."""
     chosen = _chosen_steps(tree, sides.right)
     found: dict[int, tuple[float, Node, Node, Outline]] = {}
-    for wrong in sides.wrong:
-        bad = tree.first_error(wrong.key, sides.min_rollouts)
+    ranked: dict[int, _Alternatives] = {}
+    open_ones: set[int] = set()
+    for wrong in sides.wrong if chosen else ():
+        bad = tree.turning_point(wrong.key)
         if bad is None or bad.parent is None or bad.index in found:
             continue
-        others = tree.children(tree.nodes[bad.parent])
-        goods = [n for n in others if n.index in chosen and n.ended_well and _differ(n, bad)]
-        if goods:
-            best = max(goods, key=lambda node: (node.interval.low, -node.index))
+        if not tree.lost(wrong.key, bad, sides.min_rollouts):
+            open_ones.add(bad.index)
+            continue
+        if bad.parent not in ranked:
+            others = tree.children(tree.nodes[bad.parent])
+            goods = [node for node in others if node.index in chosen and node.ended_well]
+            goods.sort(key=lambda node: (-node.interval.low, node.index))
+            ranked[bad.parent] = _Alternatives(goods)
+        if (best := next(ranked[bad.parent].to(bad), None)) is not None:
             found[bad.index] = (-assured_gap(best, bad), best, bad, wrong)
+    if seldom := len(open_ones - found.keys()):
+        sides.dropped[f"first error tried too seldom (min_rollouts = {sides.min_rollouts})"] += seldom
     for _, good, bad, wrong in sorted(found.values(), key=lambda f: (f[0], f[2].index)):
         yield _step_pair("first_error", Basis.ROLLOUTS, tree, good, chosen[good.index], bad, wrong)
 
@@ -116,21 +145,22 @@ def repair_pairs(tree: StepTree[Outline], sides: Sides) -> Iterator[PreferencePa
     A failed call leaves the state as it was, so the later call would have succeeded there too. Its
     chain may have ended badly: the call is repaired all the same; but a repair that the task judges
     wrong, that gave a wrong answer, or after which nothing ended well although its prefix was
-    recovered from, is none. What was repaired must be known to be the same thing: the later call is
-    of the same function, unless the failed reply named none that exists. Chains that ended well come
-    first, and within them one kind of failure after the other.
+    recovered from, is none; nor is a reply that goes on after its call, which would be trained with
+    it. What was repaired must be known to be the same thing (see `repairs`). Chains that ended well
+    come first, then repairs after which another one did; within these, one kind of failure after the
+    other.
 
     This is the one strategy whose chosen side is no conversation that took place: the failed calls
     between the two are left out.
     """
-    for well in (True, False):
-        found = [
-            (chain, failed, mended)
-            for chain in sides.repairable
-            if (chain.key in tree.well) is well
-            for failed, mended in repairs(whole_steps(chain))
-            if _worth_learning(tree, chain, failed, mended, sides.min_rollouts)
-        ]
+    by_rank: list[list[tuple[Outline, int, int]]] = [[], [], []]
+    for chain in sides.repairable:
+        for failed, mended in repairs(whole_steps(chain)):
+            if _worth_learning(tree, chain, failed, mended, sides.min_rollouts):
+                after = tree.path(chain.key)[mended + 1]
+                rank = 0 if chain.key in tree.well else 1 if after.ended_well else 2
+                by_rank[rank].append((chain, failed, mended))
+    for found in by_rank:
         for chain, failed, mended in _varied(found, lambda f: f[0].steps[f[1]].observation.failure):
             observation = chain.steps[failed].observation
             yield _pair(
@@ -224,13 +254,41 @@ def _corrupted_steps(tree: StepTree[Outline], chains: Iterable[Outline]) -> dict
     return found
 
 
-def _differ(good: Node, bad: Node) -> bool:
-    """Two next steps that do not make the same call, were it in other words."""
-    if good.index == bad.index or good.step is None or bad.step is None:
-        return False
-    if good.step.reply == bad.step.reply:  # answered differently: their prefixes are not the same
-        return False
-    return good.step.call is None or good.step.call != bad.step.call
+class _Alternatives:
+    """Steps that may be chosen after one conversation, the best first."""
+
+    def __init__(self, ranked: Sequence[Node]) -> None:
+        self._ranked = ranked
+        self._to_call: dict[tuple[str, ...], Iterator[Node]] = {}
+
+    @classmethod
+    def by_gap(cls, goods: Iterable[Node], bad: Node, judged: bool) -> _Alternatives:
+        """Those to be preferred to siblings of these values; the gap that is large and well counted
+        comes first."""
+        better = (node for node in goods if _preferred(node, bad, judged))
+        return cls(sorted(better, key=lambda node: (-assured_gap(node, bad), node.index)))
+
+    def to(self, bad: Node) -> Iterator[Node]:
+        """Those that differ from a rejected step and do not make its call in other words. What all
+        steps of that call pass over is passed over once."""
+        call = _step(bad).call
+        key = () if call is None else (call.name, repr(call.args), repr(call.kwargs))
+        if key not in self._to_call:
+            (self._to_call[key],) = tee((n for n in self._ranked if _other_call(_step(n), call)), 1)
+        others, reply = copy(self._to_call[key]), _step(bad).reply
+        # A reply that was answered differently: their prefixes are not the same.
+        return (node for node in others if _step(node).reply != reply)
+
+
+def _step(node: Node) -> Turn:
+    if node.step is None:
+        raise ValueError("the root is no step")
+    return node.step
+
+
+def _other_call(step: Turn, call: Call | None) -> bool:
+    own = step.call
+    return own is None or own != call
 
 
 def _preferred(good: Node, bad: Node, judged: bool) -> bool:
@@ -256,27 +314,10 @@ def _varied(found: Sequence[T], kind: Callable[[T], object]) -> list[T]:
 # --- repairs ------------------------------------------------------------------------------------
 
 
-def repairs(steps: Sequence[Turn]) -> Iterator[tuple[int, int]]:
-    """Indices of every failed call and of the call that succeeded next and repairs it."""
-    for failed, step in enumerate(steps):
-        if step.observation.failure is None:
-            continue
-        later = (i for i in range(failed + 1, len(steps)) if steps[i].observation.failure is None)
-        mended = next(later, None)
-        if mended is not None and _repairs(step, steps[mended]):
-            yield failed, mended
-
-
-def _repairs(failed: Turn, mended: Turn) -> bool:
-    if failed.call is None or failed.observation.failure is FailureKind.UNKNOWN_FUNCTION:
-        return True
-    return mended.call is not None and mended.call.name == failed.call.name
-
-
 def _worth_learning(
     tree: StepTree[Outline], chain: Outline, failed: int, mended: int, tries: int
 ) -> bool:
-    if mended in chain.judgement.wrong_steps:
+    if mended in chain.judgement.wrong_steps or not ends_with_call(chain, chain.steps[mended]):
         return False
     path = tree.path(chain.key)
     before, after = path[failed], path[mended + 1]
