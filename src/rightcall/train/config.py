@@ -203,7 +203,8 @@ class TrainPlan(Frozen):
     too_long: tuple[str, ...] = ()
     """Rows that are left out because of their length."""
     unfit: dict[str, str] = {}
-    """Pairs that are left out because the chat template cannot carry them, and why."""
+    """Pairs that are left out for another reason, and which: the chat template cannot carry them,
+    their sides are alike, or the same pair came before."""
 
 
 class TrainResult(Frozen):
@@ -219,7 +220,7 @@ class TrainResult(Frozen):
     too_long: tuple[str, ...] = ()
     """Rows that were left out because of their length."""
     unfit: dict[str, str] = {}
-    """Pairs that were left out because the chat template cannot carry them, and why."""
+    """Pairs that were left out for another reason, and which."""
     trained_parameters: int
     tokens: int
     """Raw tokens gone through in this process, padding not counted."""
