@@ -18,7 +18,7 @@ from rightcall.errors import ConfigError
 from rightcall.train import scoring
 from rightcall.train.batches import collate_tree
 from rightcall.train.reference import cache_folder
-from rightcall.train.trainer import Lora, TrainConfig, train
+from rightcall.train.trainer import Lora, TrainConfig, dry_run, train
 from tiny_models import build_tiny, build_tokenizer
 
 ARCHITECTURES = {
@@ -169,6 +169,22 @@ def test_a_model_with_layers_of_another_kind_is_trained_padded_with_one_clear_li
     assert "conv" in line
     train(config(tune="full", max_steps=1, packing="padded"), model, data, tmp_path / "padded")
     same(tmp_path / "tree", tmp_path / "padded")
+
+
+@pytest.mark.parametrize("packing", ["tree", "padded"])
+@pytest.mark.parametrize("begin", [train, dry_run])
+def test_flex_attention_on_the_cpu_is_refused_before_anything_is_written(
+    begin, packing, models, data, tmp_path
+):
+    """It has no backward pass there. Padded sequences have no use for it."""
+    settings = config(tree_attention="flex", packing=packing, max_steps=1)
+    place = () if begin is dry_run else (tmp_path / "out",)
+    if packing == "tree":
+        with pytest.raises(ConfigError, match=r'flex_attention.*GPU.*tree_attention="auto"'):
+            begin(settings, models["llama"], data, *place, device="cpu")
+        assert not (tmp_path / "out").exists()
+    else:
+        assert begin(settings, models["llama"], data, *place, device="cpu").steps == 1
 
 
 def test_dropout_falls_back_too(models, data, tmp_path, caplog):

@@ -100,7 +100,7 @@ class TrainConfig(Frozen):
     """Of padded sequences. Auto: `flash_attention_2` on CUDA where flash-attn is installed and the
     computation is in bfloat16; else transformers' default. Trees have their own."""
     tree_attention: Literal["auto", "block", "flex"] = "auto"
-    """Products of blocks (any device), or `flex_attention` (CUDA). Auto: flex on CUDA."""
+    """Products of blocks (any device), or `flex_attention` (CUDA alone). Auto: flex on CUDA."""
     reference: Literal["precomputed", "adapter_off"] = "precomputed"
     """Where log π_ref comes from: a pass before training, or the model with its new adapter switched
     off, at every step: no pass, but each step costs a third more."""

@@ -92,6 +92,16 @@ def padded_attention(config: TrainConfig, place: str) -> str | None:
     return config.attention
 
 
+def check_tree_attention(config: TrainConfig, place: str) -> None:
+    """Raises `ConfigError` for a kernel of trees that cannot train there."""
+    if config.packing == "tree" and config.tree_attention == "flex" and place != "cuda":
+        raise ConfigError(
+            "flex_attention has a backward pass on a GPU only",
+            value=f"tree_attention=flex, device={place}",
+            remedy='Set tree_attention="auto": it is taken where it can be.',
+        )
+
+
 def _checkpoint_activations(loaded: Any) -> None:
     settings = {"use_reentrant": False}  # with frozen weights below the first adapter
     if hasattr(loaded, "activation_checkpointing_enable"):

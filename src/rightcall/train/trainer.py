@@ -55,6 +55,7 @@ def train(
     """
     from rightcall.train.loop import run
 
+    _check(config, device)
     start = _weights(model, adapter, chat_template)
     return run(config, start, Path(data), Path(output), reference, device, resume, on_log, on_estimate)
 
@@ -72,8 +73,18 @@ def dry_run(
     written. Raises what `train` raises before it starts, but for memory that is too small."""
     from rightcall.train import loop
 
+    _check(config, device)
     start = _weights(model, adapter, chat_template)
     return loop.dry_run(config, start, Path(data), device)
+
+
+def _check(config: TrainConfig, device: str | None) -> None:
+    """What can be refused before rows are read or anything is written."""
+    from rightcall.train import policy
+
+    place = policy.training_device(device)
+    policy.padded_attention(config, place)
+    policy.check_tree_attention(config, place)
 
 
 def _weights(
