@@ -75,7 +75,8 @@ class TrainConfig(Frozen):
     """Micro-batches in an optimiser step."""
 
     max_length: int | None = Field(None, ge=2)
-    """Tokens of a row's longer side; if not given, what the model takes. Rows are never cut."""
+    """Tokens of a row's longer side; if not given, what the model takes. Rows are never cut.
+    At most the original window of a model whose rotary embedding goes by a batch's longest row."""
     too_long: Literal["refuse", "drop"] = "refuse"
     """Stop on rows that are too long, or leave them out and say which."""
     mask_observations: bool = True

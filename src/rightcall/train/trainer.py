@@ -55,7 +55,7 @@ def train(
     """
     from rightcall.train.loop import run
 
-    _check(config, device)
+    _check(config, device, model, *([] if reference is None else [reference.model]))
     start = _weights(model, adapter, chat_template)
     return run(config, start, Path(data), Path(output), reference, device, resume, on_log, on_estimate)
 
@@ -73,18 +73,20 @@ def dry_run(
     written. Raises what `train` raises before it starts, but for memory that is too small."""
     from rightcall.train import loop
 
-    _check(config, device)
+    _check(config, device, model)
     start = _weights(model, adapter, chat_template)
     return loop.dry_run(config, start, Path(data), device)
 
 
-def _check(config: TrainConfig, device: str | None) -> None:
+def _check(config: TrainConfig, device: str | None, *models: str | Path) -> None:
     """What can be refused before rows are read or anything is written."""
-    from rightcall.train import policy
+    from rightcall.train import memory, policy
 
     place = policy.training_device(device)
     policy.padded_attention(config, place)
     policy.check_tree_attention(config, place)
+    for model in models if config.max_length is not None else ():
+        policy.check_length(config, memory.load_architecture(model))
 
 
 def _weights(
