@@ -188,7 +188,7 @@ def measured(kinds: Sequence[str], words: int) -> Iterator[tuple[object, ...]]:
                 folder = Path(made) / way
                 folder.mkdir()
                 data = pairs(folder / "pairs.jsonl", words)
-                expected, _, _ = dry_run(training(settings), model, data, device="cpu")
+                expected = dry_run(training(settings), model, data, device="cpu").memory
                 with Contestant(
                     way, make_training, toy, model, str(folder), settings, threads=1
                 ) as one:
