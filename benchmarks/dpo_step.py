@@ -3,23 +3,26 @@
     python -m benchmarks.dpo_step                      # the table, a few minutes a shape
     python -m benchmarks.dpo_step --shape low          # little to share
     python -m benchmarks.dpo_step --pairs runs/demo/fol/pairs.jsonl  # real chains
-    python -m benchmarks.dpo_step --quick              # a minute
+    python -m benchmarks.dpo_step --quick              # a minute or two of CPU time
 
 A step is forward, backward and AdamW over all pairs, full weights, the reference precomputed for
 everybody, each contestant in micro-batches of the size that suits it. Contestants take turns in one run
 and the ratios are medians over rounds, of CPU time except on a GPU: what others do on the machine
 changes it little. `limit` is the arithmetic that no layout can avoid, each unique token once, at the
-speed of a matrix product measured in the same run by the same clock.
+speed of a matrix product of the model's own width, measured in the same run by the same clock. On a GPU
+padded sequences and TRL take flash attention where flash-attn is installed; the JSON file says which
+attention everybody had, and whether TRL went without padding.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -36,6 +39,9 @@ from benchmarks.measure import (
     table,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from rightcall.train.data import Row
 
 VOCABULARY = 8192
 
@@ -62,6 +68,9 @@ SHAPES = {
 Side = tuple[np.ndarray, np.ndarray]
 """Ids and train mask."""
 
+Pair = tuple[int, Side, Side]
+"""Prompt length, chosen, rejected."""
+
 Source = Shape | str
 """Made-up pairs of a shape, or a file of real ones."""
 
@@ -69,12 +78,12 @@ REAL = 48
 """Pairs taken from a file."""
 
 
-def pairs(source: Source) -> Iterator[tuple[int, Side, Side]]:
-    """(prompt length, chosen, rejected) of each pair."""
+def pairs(source: Source) -> Iterator[Pair]:
+    """Made up, or from a file."""
     return made_up(source) if isinstance(source, Shape) else real(source)
 
 
-def real(path: str) -> Iterator[tuple[int, Side, Side]]:
+def real(path: str) -> Iterator[Pair]:
     """The first pairs of a file, in the tokens of the tiny student."""
     from itertools import islice
 
@@ -91,7 +100,19 @@ def real(path: str) -> Iterator[tuple[int, Side, Side]]:
         yield min(int(trained.argmax()) for _, trained in (chosen, rejected)), chosen, rejected
 
 
-def made_up(shape: Shape, seed: int = 0) -> Iterator[tuple[int, Side, Side]]:
+def rows_of(made: Iterable[Pair]) -> Iterator[Row]:
+    """Pairs of one problem as training has them."""
+    from rightcall.rendering import Rendered
+    from rightcall.train.data import Row
+
+    def rendered(side: Side) -> Rendered:
+        return Rendered(tuple(side[0].tolist()), tuple(side[1].tolist()))
+
+    for i, (_, chosen, rejected) in enumerate(made):
+        yield Row(f"pair {i}", rendered(chosen), rendered(rejected), "problem")
+
+
+def made_up(shape: Shape, seed: int = 0) -> Iterator[Pair]:
     """The step pairs of all chains, then pairs of whole chains."""
     random = np.random.default_rng(seed)
 
@@ -116,6 +137,19 @@ def made_up(shape: Shape, seed: int = 0) -> Iterator[tuple[int, Side, Side]]:
         yield shape.prompt, chosen_chain, rejected_chain
 
 
+@dataclass(frozen=True)
+class Width:
+    """Of a Llama with as many heads for keys as for queries."""
+
+    hidden: int
+    layers: int
+    heads: int
+    inner: int
+
+
+SIZES = {"small": Width(256, 4, 4, 688), "large": Width(1024, 24, 16, 4096)}
+
+
 def model_folder(folder: Path, size: str) -> Path:
     """Random weights: the study's 3-million-parameter Llama, or half a billion for a GPU."""
     import torch
@@ -124,17 +158,16 @@ def model_folder(folder: Path, size: str) -> Path:
     from rightcall.models.weights import load_tokenizer
     from rightcall.tiny import path
 
-    wide = {"small": (256, 4, 4, 688), "large": (1024, 24, 16, 4096)}[size]
-    hidden, layers, heads, inner = wide
+    wide = SIZES[size]
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            intermediate_size=inner,
+            hidden_size=wide.hidden,
+            num_hidden_layers=wide.layers,
+            num_attention_heads=wide.heads,
+            num_key_value_heads=wide.heads,
+            intermediate_size=wide.inner,
             max_position_embeddings=4096,
         )
     ).save_pretrained(folder)
@@ -150,19 +183,12 @@ def make_ours(
 ) -> Any:
     from transformers import AutoTokenizer
 
-    from rightcall.rendering import Rendered
-    from rightcall.train.data import Row, Rows
+    from rightcall.train.data import Rows
     from rightcall.train.loop import build
     from rightcall.train.policy import load_policy
     from rightcall.train.trainer import TrainConfig
 
-    def rendered(side: Side) -> Rendered:
-        return Rendered(tuple(side[0].tolist()), tuple(side[1].tolist()))
-
-    made = tuple(
-        Row(f"pair {i}", rendered(chosen), rendered(rejected), "problem")
-        for i, (_, chosen, rejected) in enumerate(pairs(source))
-    )
+    made = tuple(rows_of(pairs(source)))
     count = len(made)
     config = TrainConfig(
         tune="full",
@@ -182,11 +208,12 @@ def make_ours(
 
 
 def _tokens_of(trainer: Any) -> Figures:
-    packs = [pack for item in trainer.get_train_dataloader() for pack in item["packs"]]
+    made = [batch for item in trainer.get_train_dataloader() for batch in item["batches"]]
     return {
-        "raw": sum(pack["raw"] for pack in packs),
-        "computed": sum(pack["computed"] for pack in packs),
-        "pairs": sum(len(pack["chosen"]) for pack in packs),
+        "raw": sum(batch["raw"] for batch in made),
+        "computed": sum(batch["computed"] for batch in made),
+        "pairs": sum(len(batch["chosen"]) for batch in made),
+        "attention": trainer.core.config._attn_implementation,
     }
 
 
@@ -210,9 +237,10 @@ def make_trl(model: str, source: Source, batch: int, device: str) -> Any:
         for start, chosen, rejected in pairs(source)
     ]
     options: Any = {"use_cpu": True, "bf16": False} if device == "cpu" else {"bf16": True}
+    attention, padding_free = fastest(device)
     size = min(batch, len(rows))
     trainer = DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model),
+        model=AutoModelForCausalLM.from_pretrained(model, attn_implementation=attention),
         processing_class=AutoTokenizer.from_pretrained(model),
         args=DPOConfig(
             output_dir=tempfile.mkdtemp(),
@@ -222,6 +250,7 @@ def make_trl(model: str, source: Source, batch: int, device: str) -> Any:
             learning_rate=1e-6,
             precompute_ref_log_probs=True,
             gradient_checkpointing=False,
+            padding_free=padding_free,
             report_to=[],
             disable_tqdm=True,
             **options,
@@ -235,7 +264,17 @@ def make_trl(model: str, source: Source, batch: int, device: str) -> Any:
         for first in range(0, len(rows), size):
             yield trainer.data_collator(rows[first : first + size])
 
-    return _step(trainer, batches, {"pairs": len(rows)})
+    had = {
+        "attention": model_of.config._attn_implementation,
+        "padding_free": bool(trainer.padding_free),  # some releases pad whatever is asked
+    }
+    return _step(trainer, batches, {"pairs": len(rows), **had})
+
+
+def fastest(device: str) -> tuple[str, bool]:
+    """The attention that TRL is fastest with, and whether it should go without padding."""
+    flash = device != "cpu" and find_spec("flash_attn") is not None
+    return ("flash_attention_2" if flash else "sdpa"), flash
 
 
 def _step(trainer: Any, batches: Callable[[], Any], figures: Figures) -> Any:
@@ -257,14 +296,15 @@ def _step(trainer: Any, batches: Callable[[], Any], figures: Figures) -> Any:
 # --- the limit ----------------------------------------------------------------------------------------
 
 
-def floor_flops(source: Source, hidden: int, layers: int, inner: int) -> tuple[float, int]:
+def floor_flops(source: Source, wide: Width) -> tuple[float, int]:
     """Floating-point operations of forward and backward over each unique token once (a multiplication
     and an addition are two), and how many unique tokens there are. Attention is counted exactly: each
     query with each key that it sees."""
     from rightcall.train.packing import pack
 
     packed = pack([side for _, chosen, rejected in pairs(source) for side in (chosen, rejected)])
-    linear = layers * (4 * hidden * hidden + 3 * hidden * inner)
+    hidden, layers = wide.hidden, wide.layers
+    linear = layers * (4 * hidden * hidden + 3 * hidden * wide.inner)
     seen = float((packed.depth + 1).sum())
     forward: float = 2 * linear * packed.unique + 2 * hidden * VOCABULARY * len(packed.target)
     forward += 4 * layers * hidden * seen
@@ -301,7 +341,7 @@ def main(
 
         def follow(name: str, number: int, run: Run) -> None:
             if name == "tree":
-                speeds.append(_speed(threads, device, clock))
+                speeds.append(_speed(SIZES[size], threads, device, clock))
             typer.echo(f"round {number} {name:<7} {run.wall:8.2f} s  {run.cpu:8.2f} CPU-s", err=True)
 
         runs = interleaved(line, rounds, on_run=follow)
@@ -310,8 +350,7 @@ def main(
     losses = {name: made[0].figures["loss"] for name, made in runs.items() if name != "TRL"}
     if abs(losses["tree"] - losses["padded"]) > 1e-3:
         raise SystemExit(f"the layouts disagree: {losses}")
-    hidden, layers, inner = {"small": (256, 4, 688), "large": (1024, 24, 4096)}[size]
-    flops, unique = floor_flops(wanted, hidden, layers, inner)
+    flops, unique = floor_flops(wanted, SIZES[size])
     limit = flops / statistics.median(speeds)
     raw = runs["tree"][0].figures["raw"]
     typer.echo(
@@ -336,15 +375,20 @@ def main(
     )
     speed = f"{flops / 1e9:.0f} GFLOP at {flops / limit / 1e9:.0f} GFLOP/s"
     typer.echo(f"\nlimit {limit:.3f} {clock} s: {speed}")
-    write_json(out / f"dpo_step.{shape}.{device}.json", "dpo_step", runs, shape=shape, limit=limit)
+    for name, made in runs.items():
+        typer.echo(f"{name}: {made[0].figures['attention']}")
+    written = out / f"dpo_step.{shape}.{device}.json"
+    write_json(written, "dpo_step", runs, shape=shape, size=size, limit=limit)
 
 
-def _speed(threads: int, device: str, clock: Clock) -> float:
+def _speed(wide: Width, threads: int, device: str, clock: Clock) -> float:
+    """FLOP/s of a product such as the model's: 4096 tokens by three of its square matrices at once."""
     import torch
 
     torch.set_num_threads(threads)
     kind = "float32" if device == "cpu" else "bfloat16"
-    return gemm_flops((4096, 256, 768), dtype=kind, device=device, seconds=0.3, clock=clock)
+    shape = (4096, wide.hidden, 3 * wide.hidden)
+    return gemm_flops(shape, dtype=kind, device=device, seconds=0.3, clock=clock)
 
 
 if __name__ == "__main__":

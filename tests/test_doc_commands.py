@@ -86,13 +86,14 @@ def folder(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "path").symlink_to(models.parent)
     (tmp_path / "run.toml").write_text('name = "mine"\n[tasks.tiny-math]\n')
-    sides = {
-        side: [{"role": "assistant", "content": f"stop('{answer}')"}]
-        for side, answer in (("chosen", 2), ("rejected", 3))
-    }
     turns = [{"role": "system", "content": "Solve."}, {"role": "user", "content": "What is 1 + 1?"}]
-    row = json.dumps({"prompt": turns, **sides, "strategy": "step"})
-    (tmp_path / "pairs.jsonl").write_text(f"{row}\n" * 4)
+    with (tmp_path / "pairs.jsonl").open("w") as file:
+        for wrong in range(3, 7):
+            sides = {
+                side: [{"role": "assistant", "content": f"stop('{answer}')"}]
+                for side, answer in (("chosen", 2), ("rejected", wrong))
+            }
+            file.write(json.dumps({"prompt": turns, **sides, "strategy": "step"}) + "\n")
     return tmp_path
 
 

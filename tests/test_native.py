@@ -604,8 +604,8 @@ def test_a_dry_run_says_what_the_template_cannot_carry_and_what_is_too_long(
     tokenizer.save_pretrained(tmp_path / "model")
     right, wrong = played(ADD, STOP.replace("9", "7")), played(STOP, sample=1)
     others = [played(reply, STOP, sample=2) for reply in (f"{ADD}\n{ADD}", f"I add.\n{ADD}")]
-    long = played(*[ADD] * 12, STOP, sample=3)
-    pairs = [pair_of(right, other) for other in (wrong, *others, others[1], long)]
+    again, long = played(f"I add it.\n{ADD}", STOP, sample=4), played(*[ADD] * 12, STOP, sample=3)
+    pairs = [pair_of(right, other) for other in (wrong, *others, again, long)]
     path = file_of(tmp_path / "p.jsonl", *pairs)
     monkeypatch.setenv("COLUMNS", "120")
     made = CliRunner().invoke(
@@ -616,9 +616,12 @@ def test_a_dry_run_says_what_the_template_cannot_carry_and_what_is_too_long(
     assert made.exit_code == 0, made.output
     said = " ".join(made.output.split())
     assert re.search(r"rows\W+1\b", said), said
-    assert re.search(r"left out, too long\W+1\b", said), said
+    assert re.search(r"left out, too long\W+1 \(p.jsonl, line 5\)", said), said
     assert re.search(r"left out, the chat template refuses this conversation\W+1\b", said), said
-    assert re.search(r"left out, the chat template drops the words beside a call\W+2\b", said), said
+    assert re.search(
+        r"left out, the chat template drops the words beside a call\W+2 \(first: p.jsonl, line 3\)",
+        said,
+    ), said
 
 
 def test_a_row_of_ones_own_that_a_template_cannot_carry_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rightcall.chain import Origin, Problem
 from rightcall.errors import DataError, RenderingError
 from rightcall.rendering import Rendered, Renderer
-from rightcall.train.data import check_unseen, load_rows, read_records
+from rightcall.train.data import check_unseen, load_rows, read_records, reasons
 from tiny_models import build_tokenizer
 
 PROMPT = [
@@ -96,10 +96,39 @@ def test_a_completion_that_begins_with_an_observation_is_refused(tmp_path, token
         load(path, tokenizer)
 
 
-@pytest.mark.parametrize("rejected", [[], None])
-def test_a_side_without_a_trained_token_is_refused(tmp_path, tokenizer, rejected):
-    with pytest.raises(RenderingError, match="line 1"):
-        load(write(tmp_path / "p.jsonl", pair(rejected=rejected)), tokenizer)
+@pytest.mark.parametrize(
+    ("row", "method", "missing"),
+    [
+        (pair(rejected=[]), "dpo", "line 1, has no `rejected`"),
+        (pair(rejected=None, strategy="chain"), "dpo", "line 1, has no `rejected`"),
+        (pair(chosen=[]), "dpo", "line 1, has no `chosen`"),
+        ({"prompt": PROMPT, "completion": CHOSEN}, "dpo", "line 1, has no `rejected`"),
+        (pair(chosen=None), "sft", "line 1, has no `chosen`, `completion` or `messages`"),
+        ({"messages": PROMPT}, "sft", "line 1, has no assistant turn in its `messages`"),
+    ],
+)
+def test_a_row_without_a_side_is_refused_by_the_name_of_that_side(
+    tmp_path, tokenizer, row, method, missing
+):
+    with pytest.raises(DataError, match=missing):
+        load(write(tmp_path / "p.jsonl", row), tokenizer, method=method)
+
+
+def test_pairs_that_teach_nothing_are_left_out_and_named(tmp_path, tokenizer):
+    """One whose sides are alike has no gradient; one that came before would weigh twice."""
+    alike, other = pair(rejected=CHOSEN), pair(rejected=[{"role": "assistant", "content": "stop(30)"}])
+    made = load(write(tmp_path / "p.jsonl", pair(), alike, other, pair(), alike), tokenizer)
+    assert [row.name for row in made.rows] == ["p.jsonl, line 1", "p.jsonl, line 3"]
+    assert made.unfit == {
+        "p.jsonl, line 2": "the chosen and the rejected side are alike",
+        "p.jsonl, line 4": "the same pair came before",
+        "p.jsonl, line 5": "the chosen and the rejected side are alike",
+    }
+    assert reasons(made.unfit) == (
+        "2 the chosen and the rejected side are alike (first: p.jsonl, line 2), "
+        "1 the same pair came before (p.jsonl, line 4)"
+    )
+    assert not load(tmp_path / "p.jsonl", tokenizer, method="sft").unfit
 
 
 def test_rows_that_are_too_long_are_refused_or_named_but_never_cut(tmp_path, tokenizer):
@@ -156,7 +185,9 @@ def test_an_empty_file_is_refused(tmp_path, tokenizer):
 def test_a_training_takes_the_pairs_of_the_strategies_it_names_and_says_what_there_is(
     tmp_path, tokenizer
 ):
-    path = write(tmp_path / "pairs.jsonl", *[pair(strategy=s) for s in ("chain", "step", "step")])
+    said = [{"rejected": [{"role": "assistant", "content": f"stop({i})"}]} for i in range(3)]
+    made = zip(said, ("chain", "step", "step"), strict=True)
+    path = write(tmp_path / "pairs.jsonl", *[pair(strategy=s, **side) for side, s in made])
     assert len(load(path, tokenizer).rows) == 3
     assert len(load(path, tokenizer, strategies=("step",)).rows) == 2
     with pytest.raises(DataError, match="'chain': 1, 'step': 2"):

@@ -14,11 +14,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from rightcall.errors import ConfigError
+from rightcall.errors import ConfigError, DataError
 from rightcall.train import scoring
 from rightcall.train.batches import collate_tree
 from rightcall.train.reference import cache_folder
-from rightcall.train.trainer import Lora, TrainConfig, train
+from rightcall.train.trainer import Lora, TrainConfig, dry_run, train
 from tiny_models import build_tiny, build_tokenizer
 
 ARCHITECTURES = {
@@ -170,6 +170,61 @@ def test_a_model_with_layers_of_another_kind_is_trained_padded_with_one_clear_li
     assert "conv" in line
     train(config(tune="full", max_steps=1, packing="padded"), model, data, tmp_path / "padded")
     same(tmp_path / "tree", tmp_path / "padded")
+
+
+@pytest.mark.parametrize("packing", ["tree", "padded"])
+@pytest.mark.parametrize("begin", [train, dry_run])
+def test_flex_attention_on_the_cpu_is_refused_before_anything_is_written(
+    begin, packing, models, data, tmp_path
+):
+    """It has no backward pass there. Padded sequences have no use for it."""
+    settings = config(tree_attention="flex", packing=packing, max_steps=1)
+    place = () if begin is dry_run else (tmp_path / "out",)
+    if packing == "tree":
+        with pytest.raises(ConfigError, match=r'flex_attention.*GPU.*tree_attention="auto"'):
+            begin(settings, models["llama"], data, *place, device="cpu")
+        assert not (tmp_path / "out").exists()
+    else:
+        assert begin(settings, models["llama"], data, *place, device="cpu").steps == 1
+
+
+ROTATIONS = {
+    "dynamic": {"factor": 4.0},
+    "longrope": {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "factor": 4.0},
+}
+
+
+def rotating(folder: Path, kind: str, window: int) -> Path:
+    """A model whose positions are rotated otherwise once a sequence of the batch exceeds `window`."""
+    stretched = kind == "longrope"
+    original = {"original_max_position_embeddings": window} if stretched else {}
+    parameters = {"rope_type": kind, "rope_theta": 10_000.0, **ROTATIONS[kind], **original}
+    context = 4 * window if stretched else window
+    return build_tiny("llama", folder, context=context, rope_parameters=parameters)
+
+
+@pytest.mark.parametrize("kind", ROTATIONS)
+def test_within_the_original_window_rotations_do_not_depend_on_the_batch(kind, data, tmp_path):
+    model = rotating(tmp_path / "model", kind, 512)
+    for packing in ("tree", "padded"):
+        train(config(packing=packing), model, data, tmp_path / packing)
+    same(tmp_path / "tree", tmp_path / "padded")
+    assert metrics(tmp_path / "tree")[0]["sharing"] > 2
+
+
+@pytest.mark.parametrize("packing", ["tree", "padded"])
+@pytest.mark.parametrize("begin", [train, dry_run])
+@pytest.mark.parametrize("kind", ROTATIONS)
+def test_rows_beyond_the_window_in_which_rotations_are_fixed_are_refused(
+    kind, begin, packing, data, tmp_path
+):
+    """Their log-probabilities would depend on the longest row of the batch."""
+    model = rotating(tmp_path / "model", kind, 40)
+    place = () if begin is dry_run else (tmp_path / "out",)
+    with pytest.raises(DataError, match="are longer than 40 tokens"):
+        begin(config(packing=packing), model, data, *place)
+    with pytest.raises(ConfigError, match=f"{kind}.*40 tokens.*max_length=400"):
+        begin(config(packing=packing, max_length=400), model, data, *place)
 
 
 def test_dropout_falls_back_too(models, data, tmp_path, caplog):

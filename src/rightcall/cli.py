@@ -994,12 +994,15 @@ def train(
 
 
 def _rows_taken(made: TrainPlan | TrainResult) -> dict[str, object]:
-    """What a training takes of its file and what it leaves out, and why."""
-    from collections import Counter
+    """What a training takes of its file and what it leaves out, why, and where that begins."""
+    from rightcall.train.data import by_reason, first_of
 
-    left = {"too long": len(made.too_long)} | Counter(made.unfit.values())
+    left = {"too long": list(made.too_long), **by_reason(made.unfit)}
     figures: dict[str, object] = {"rows": made.rows, "steps": made.steps}
-    return figures | {f"left out, {why}": number for why, number in left.items()}
+    return figures | {
+        f"left out, {why}": f"{len(names)} ({first_of(names)})" if names else 0
+        for why, names in left.items()
+    }
 
 
 # --- evaluate, compare, report --------------------------------------------------------------------

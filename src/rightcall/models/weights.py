@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from rightcall.chain import digest
 from rightcall.errors import ConfigError
@@ -215,14 +215,21 @@ def adapter_version(adapter: str | Path) -> str | None:
 
 def version(place: str | Path) -> str | None:
     """A hash of what decides a model's words in a folder: weights, configs, chat templates; None if
-    there are no weights. Large files are sampled, so that it takes the same time for any size."""
+    there are no weights.
+
+    Of large weights about a hundredth is read (16 GB on a disk: a few seconds), something of every
+    tensor, so that training, merging, pruning or scaling one of them is seen. In a tensor of more than
+    half a mebibyte a change of less than a mebibyte in a row (128 rows of a layer 4096 wide) may not
+    be: a few rows of an embedding, say, or numbers that somebody altered on purpose between the blocks.
+    Name such a model yourself, or say `reference_cache = false`.
+    """
     folder = Path(place)
     files = sorted(p for p in folder.glob("*") if p.suffix in {".safetensors", ".json", ".jinja"})
     if not any(p.suffix == ".safetensors" for p in files):
         return None
     files += sorted(folder.glob(f"{_FURTHER_TEMPLATES}/*.jinja"))
     files = [p for p in files if p.name not in _RECORDS]
-    return digest([(p.relative_to(folder).as_posix(), _sampled_hash(p)) for p in files])
+    return digest([(p.relative_to(folder).as_posix(), _content_hash(p)) for p in files])
 
 
 _FURTHER_TEMPLATES = "additional_chat_templates"
@@ -262,15 +269,74 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, generation: object) -> set[int]
     return stops
 
 
-def _sampled_hash(file: Path, blocks: int = 64, size: int = 1 << 16) -> str:
-    """Of a file's length and evenly spread blocks of it; of the whole file if they cover it."""
+def _content_hash(file: Path) -> str:
+    """Of a file's length and of the parts that `_spans` names."""
     length = file.stat().st_size
     made = hashlib.sha256(str(length).encode())
-    with file.open("rb") as stream:
-        for index in range(blocks):
-            stream.seek(index * max(0, length - size) // max(1, blocks - 1))
+    with file.open("rb", buffering=0) as stream:
+        for start, size in _spans(stream, length):
+            stream.seek(start)
             made.update(stream.read(size))
     return made.hexdigest()
+
+
+_BLOCKS, _EVEN = 64, 1 << 16
+_SMALL = _BLOCKS * _EVEN + (_BLOCKS - 1) * 1024
+"""Bytes up to which a file is read in so many blocks, evenly spread: whole, or with gaps under 1 KiB.
+Names of small models rest on it, those of the shipped ones among them."""
+
+_STRIDE, _BLOCK = 1 << 19, 1 << 12
+"""Of tensors in larger files: one block in every stride."""
+
+_HEADER = 100_000_000
+"""Bytes that the header of a safetensors file has at most, by its definition."""
+
+
+def _spans(stream: BinaryIO, length: int) -> Iterator[tuple[int, int]]:
+    """Which parts of a file are hashed: (start, size).
+
+    Small files, as `_SMALL` says. Of larger ones that are no safetensors (tokenizers), everything. Of
+    safetensors the header, which says names, types, shapes and places, and of every tensor the first
+    half mebibyte if that is all of it, else a block of each half mebibyte and the last one. Where in
+    its half mebibyte a block lies differs from one to the next: else all might show the same columns.
+    """
+    tensors = _tensors(stream, length) if length > _SMALL else None
+    if length <= _SMALL:
+        for index in range(_BLOCKS):
+            yield index * max(0, length - _EVEN) // (_BLOCKS - 1), _EVEN
+    elif tensors is None:
+        yield from ((start, _STRIDE) for start in range(0, length, _STRIDE))
+    else:
+        yield 0, tensors[0][0]
+        for start, end in tensors:
+            yield from _of_tensor(start, end)
+
+
+def _of_tensor(start: int, end: int) -> Iterator[tuple[int, int]]:
+    if end - start <= _STRIDE:
+        yield start, end - start
+        return
+    for index, at in enumerate(range(start, end, _STRIDE)):
+        room = max(0, min(_STRIDE, end - at) - _BLOCK)
+        share = index * 0x9E3779B1 % (1 << 32)  # steps of the golden ratio: even, and never in a cycle
+        yield at + (share * room >> 32), _BLOCK
+    yield end - _BLOCK, _BLOCK
+
+
+def _tensors(stream: BinaryIO, length: int) -> list[tuple[int, int]] | None:
+    """Where each tensor of a safetensors file begins and ends, in their order; None of another file
+    (what is wrong with it is said where it is loaded)."""
+    stream.seek(0)
+    start = 8 + int.from_bytes(stream.read(8), "little")
+    if start > min(length, _HEADER):
+        return None
+    try:
+        header = json.loads(stream.read(start - 8))
+        places = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+        found = sorted((start + begin, start + end) for begin, end in places)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return found if found and all(start <= a <= b <= length for a, b in found) else None
 
 
 def _quantised(bits: Quantization, dtype: str | torch.dtype) -> Any:

@@ -75,7 +75,8 @@ class TrainConfig(Frozen):
     """`batch_size` times this is the number of rows that each device takes in an optimiser step."""
 
     max_length: int | None = Field(None, ge=2)
-    """Tokens of a row's longer side; if not given, what the model takes. Rows are never cut."""
+    """Tokens of a row's longer side; if not given, what the model takes. Rows are never cut.
+    At most the original window of a model whose rotary embedding goes by a batch's longest row."""
     too_long: Literal["refuse", "drop"] = "refuse"
     """Stop on rows that are too long, or leave them out and say which."""
     mask_observations: bool = True
@@ -101,7 +102,7 @@ class TrainConfig(Frozen):
     """Of padded sequences. Auto: `flash_attention_2` on CUDA where flash-attn is installed and the
     computation is in bfloat16; else transformers' default. Trees have their own."""
     tree_attention: Literal["auto", "block", "flex"] = "auto"
-    """Products of blocks (any device), or `flex_attention` (CUDA). Auto: flex on CUDA."""
+    """Products of blocks (any device), or `flex_attention` (CUDA alone). Auto: flex on CUDA."""
     reference: Literal["precomputed", "adapter_off"] = "precomputed"
     """Where log π_ref comes from: a pass before training, or the model with its new adapter switched
     off, at every step: no pass, but each step costs a third more."""
@@ -204,7 +205,8 @@ class TrainPlan(Frozen):
     too_long: tuple[str, ...] = ()
     """Rows that are left out because of their length."""
     unfit: dict[str, str] = {}
-    """Pairs that are left out because the chat template cannot carry them, and why."""
+    """Pairs that are left out for another reason, and which: the chat template cannot carry them,
+    their sides are alike, or the same pair came before."""
 
 
 class TrainResult(Frozen):
@@ -220,7 +222,7 @@ class TrainResult(Frozen):
     too_long: tuple[str, ...] = ()
     """Rows that were left out because of their length."""
     unfit: dict[str, str] = {}
-    """Pairs that were left out because the chat template cannot carry them, and why."""
+    """Pairs that were left out for another reason, and which."""
     trained_parameters: int
     tokens: int
     """Raw tokens gone through in this process, padding not counted."""

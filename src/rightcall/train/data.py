@@ -1,15 +1,17 @@
 """Files of pairs or conversations → token rows.
 
-A row is refused rather than mended: a prompt that is not a token prefix of its completion, a side
-without a trained token, or a length beyond the limit never becomes a silently cut or empty example.
-A pair that was made of chains is left out, and said to be, where a template that carries chains cannot
-carry these (two calls in a reply, words beside a call): nobody wrote it for this template.
+A row is refused rather than mended: a side that is missing, a prompt that is not a token prefix of its
+completion, a side without a trained token, or a length beyond the limit never becomes a silently cut or
+empty example. Left out, and said to be, are pairs that teach nothing, as `pairs make` leaves them out:
+one whose sides are alike has no gradient, and one that came before would only weigh more (`epochs` is
+for that). So is a pair that was made of chains, where a template that carries chains cannot carry these
+(two calls in a reply, words beside a call): nobody wrote it for this template.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -144,7 +146,8 @@ class Rows:
     repeated: int = 0
     """Rows left out because the same tokens came before (SFT: one chain is chosen in many pairs)."""
     unfit: dict[str, str] = field(default_factory=dict)
-    """Names of the pairs that were left out because the template cannot carry them, and why."""
+    """Names of the pairs that were left out for another reason, and which: the template cannot carry
+    them, their sides are alike, or the same pair came before."""
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
@@ -234,19 +237,21 @@ def load_rows(
     any are named.
 
     A row longer than `max_length` tokens on either side is refused or dropped and named, never cut.
-    SFT takes each conversation once. Raises `RenderingError` on a row that cannot be rendered, unless
-    it is a pair of some strategy and the template can carry other chains.
+    SFT takes each conversation once, DPO each pair. Raises `DataError` on a row without a side that
+    `method` needs, and `RenderingError` on one that cannot be rendered, unless it is a pair of some
+    strategy and the template can carry other chains.
     """
     rows: list[Row] = []
     left_out: list[str] = []
     unfit: dict[str, str] = {}
-    seen: set[Rendered] = set()
+    seen: set[tuple[Rendered, ...]] = set()
     repeated = 0
     met: Counter[str] = Counter()
     for name, record in read_records(path):
         met[record.strategy] += 1
         if strategies and record.strategy not in strategies:
             continue
+        _check_sides(name, record, method)
         try:
             chosen, *rejected = (
                 render_side(renderer, side, mask_observations=mask_observations, name=name)
@@ -261,11 +266,15 @@ def load_rows(
         row = Row(name, chosen, rejected[0] if rejected else None, record.problem)
         if row.length > max_length:
             left_out.append(name)
-        elif method == "sft" and row.chosen in seen:
+        elif row.chosen == row.rejected:
+            unfit[name] = "the chosen and the rejected side are alike"
+        elif row.sequences in seen and method == "dpo":
+            unfit[name] = "the same pair came before"
+        elif row.sequences in seen:
             repeated += 1
         else:
             rows.append(row)
-            seen.add(row.chosen)
+            seen.add(row.sequences)
     if left_out and too_long == "refuse":
         raise DataError(
             f"{len(left_out)} of {len(left_out) + len(rows) + repeated} rows are longer than "
@@ -283,6 +292,40 @@ def load_rows(
     return Rows(tuple(rows), tuple(left_out), repeated, unfit)
 
 
+def _check_sides(name: str, record: Record, method: Method) -> None:
+    missing = ""
+    if not record.sides(method)[0].completion:
+        missing = "`chosen`" if method == "dpo" else "`chosen`, `completion` or `messages`"
+        missing = "assistant turn in its `messages`" if record.messages else missing
+    elif method == "dpo" and not record.rejected:
+        missing = "`rejected`"
+    if missing:
+        raise DataError(
+            f"{name}, has no {missing}",
+            value=[turns for turns in _TURNS if getattr(record, turns)],
+            remedy="Each side of a pair is a list of messages that begins with an assistant turn; "
+            'without pairs, train with method="sft".'
+            if method == "dpo"
+            else "What is imitated is a list of messages that begins with an assistant turn.",
+        )
+
+
 def reasons(unfit: Mapping[str, str]) -> str:
-    """Why rows were left out, and how many: `2 the chat template refuses this conversation`."""
-    return ", ".join(f"{number} {why}" for why, number in Counter(unfit.values()).most_common())
+    """Why rows were left out, how many, and the first of them: `2 the same pair came before (first:
+    pairs.jsonl, line 7)`."""
+    why = by_reason(unfit)
+    ordered = sorted(why, key=lambda reason: -len(why[reason]))
+    return ", ".join(f"{len(why[r])} {r} ({first_of(why[r])})" for r in ordered)
+
+
+def by_reason(unfit: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names of the rows that were left out, under what was the reason."""
+    found: dict[str, list[str]] = {}
+    for name, reason in unfit.items():
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Where to look: `pairs.jsonl, line 7`, or `first: pairs.jsonl, line 7` of several."""
+    return names[0] if len(names) == 1 else f"first: {names[0]}"

@@ -92,6 +92,16 @@ def padded_attention(config: TrainConfig, place: str) -> str | None:
     return config.attention
 
 
+def check_tree_attention(config: TrainConfig, place: str) -> None:
+    """Raises `ConfigError` for a kernel of trees that cannot train there."""
+    if config.packing == "tree" and config.tree_attention == "flex" and place != "cuda":
+        raise ConfigError(
+            "flex_attention has a backward pass on a GPU only",
+            value=f"tree_attention=flex, device={place}",
+            remedy='Set tree_attention="auto": it is taken where it can be.',
+        )
+
+
 def _checkpoint_activations(loaded: Any) -> None:
     settings = {"use_reentrant": False}  # with frozen weights below the first adapter
     if hasattr(loaded, "activation_checkpointing_enable"):
@@ -147,5 +157,37 @@ def _merged(loaded: Any, adapter: str | Path | None) -> Any:
 
 
 def context_window(architecture: Any) -> int:
-    """Tokens that a model of this config takes."""
-    return int(getattr(architecture.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+    """Tokens that a model of this config takes, each rotated the same whatever else is in the batch."""
+    whole = int(getattr(architecture.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+    return min([whole, *_fixed_rotation(architecture).values()])
+
+
+def check_length(config: TrainConfig, architecture: Any) -> None:
+    """Raises `ConfigError` for rows so long that what they are worth would depend on the batch they
+    are in, in either layout."""
+    for kind, window in _fixed_rotation(architecture).items():
+        if config.max_length is not None and config.max_length > window:
+            raise ConfigError(
+                f"the model's rotary embedding ({kind}) changes all positions of a batch once its "
+                f"longest row has more than {window} tokens",
+                value=f"max_length={config.max_length}",
+                remedy=f"Set max_length to {window} at most, or leave it out.",
+            )
+
+
+def _fixed_rotation(architecture: Any) -> dict[str, int]:
+    """Kinds of rotary embeddings that go by the longest sequence of a batch, and up to how many tokens
+    they do not."""
+    text = architecture.get_text_config()
+    found: Any = getattr(text, "rope_parameters", None) or {}
+    each = [found] if "rope_type" in found else [p for p in found.values() if isinstance(p, dict)]
+    windows: dict[str, int] = {}
+    for parameters in each:  # of the model, or of each kind of layers
+        kind = str(parameters.get("rope_type"))
+        if "dynamic" in kind:
+            windows[kind] = int(text.max_position_embeddings)
+        elif kind == "longrope":
+            windows[kind] = int(
+                parameters.get("original_max_position_embeddings") or text.max_position_embeddings
+            )
+    return windows

@@ -61,6 +61,7 @@ def train(
     from rightcall.train.loop import run
 
     check_unseen(data, test)
+    _check(config, device, model, *([] if reference is None else [reference.model]))
     start = _weights(model, adapter, chat_template)
     return run(config, start, Path(data), Path(output), reference, device, resume, on_log, on_estimate)
 
@@ -81,8 +82,20 @@ def dry_run(
     from rightcall.train.data import check_unseen
 
     check_unseen(data, test)
+    _check(config, device, model)
     start = _weights(model, adapter, chat_template)
     return loop.dry_run(config, start, Path(data), device)
+
+
+def _check(config: TrainConfig, device: str | None, *models: str | Path) -> None:
+    """What can be refused before rows are read or anything is written."""
+    from rightcall.train import memory, policy
+
+    place = policy.training_device(device)
+    policy.padded_attention(config, place)
+    policy.check_tree_attention(config, place)
+    for model in models if config.max_length is not None else ():
+        policy.check_length(config, memory.load_architecture(model))
 
 
 def _weights(
