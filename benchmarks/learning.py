@@ -52,19 +52,17 @@ def trained_tokens(pairs: Iterable[PreferencePair]) -> list[int]:
     return [sum(len(turn or ()) for turn in (*pair.chosen_ids, *pair.rejected_ids)) for pair in pairs]
 
 
-def cut(pairs: Sequence[PreferencePair], budget: int) -> tuple[list[PreferencePair], int]:
-    """The first pairs that fill the budget of trained tokens, and how often to go through them: if all
-    are too few, those that fill it in whole epochs, as few as it takes."""
-    tokens = trained_tokens(pairs)
-    epochs = max(1, math.ceil(budget / max(1, sum(tokens))))
+def cut(pairs: Sequence[PreferencePair], budget: int) -> tuple[list[PreferencePair], float]:
+    """The first pairs that fill the budget of trained tokens; or all, if they are too few, and how often
+    to go through them."""
     taken: list[PreferencePair] = []
     spent = 0
-    for pair, more in zip(pairs, tokens, strict=True):
-        if spent >= budget / epochs:
-            break
+    for pair, tokens in zip(pairs, trained_tokens(pairs), strict=True):
+        if spent >= budget:
+            return taken, 1.0
         taken.append(pair)
-        spent += more
-    return taken, epochs
+        spent += tokens
+    return taken, budget / max(1, spent)
 
 
 def arm(place: Place, name: str, weights: dict[str, float], start: str, budget: int) -> dict[str, Any]:
@@ -82,7 +80,11 @@ def arm(place: Place, name: str, weights: dict[str, float], start: str, budget: 
     student = place.settings.models.student
     if start == "sft":
         student = tuned(student, place.kept("sft"))
-    config = place.settings.train.dpo.model_copy(update={"strategies": (), "epochs": epochs})
+    config = place.settings.train.dpo.model_copy(update={"strategies": ()})
+    if epochs != 1:  # the last one in part
+        steps = -(-len(taken) // (config.batch_size * config.accumulation))
+        length = {"epochs": math.ceil(epochs), "max_steps": max(1, round(epochs * steps))}
+        config = config.model_copy(update=length)
     started = time.monotonic()
     result = train(config, student.weights, folder / "pairs.jsonl", folder / "model")
     seconds = time.monotonic() - started
@@ -100,8 +102,8 @@ def arm(place: Place, name: str, weights: dict[str, float], start: str, budget: 
     return {
         "pairs": len(taken),
         "of": len(pairs),
-        "epochs": epochs,
-        "trained_tokens": epochs * sum(trained_tokens(taken)),
+        "epochs": round(epochs, 1),
+        "trained_tokens": round(epochs * sum(trained_tokens(taken))),
         "searched_tokens": _searched(place) if "first_error" in weights else 0,
         "seconds": round(seconds, 1) if result.seconds else None,
         "evaluation": made,
