@@ -53,7 +53,7 @@ def trained_tokens(pairs: Iterable[PreferencePair]) -> list[int]:
 
 
 def cut(pairs: Sequence[PreferencePair], budget: int) -> tuple[list[PreferencePair], float]:
-    """The first pairs that fill the budget of trained tokens; or all, if they are too few, and how often
+    """The first pairs that fill the budget of trained tokens; or all, if they are too few. And how often
     to go through them."""
     taken: list[PreferencePair] = []
     spent = 0
