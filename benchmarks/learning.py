@@ -53,8 +53,8 @@ def trained_tokens(pairs: Iterable[PreferencePair]) -> list[int]:
 
 
 def cut(pairs: Sequence[PreferencePair], budget: int) -> tuple[list[PreferencePair], float]:
-    """The first pairs that fill the budget of trained tokens; or all, if they are too few. And how often
-    to go through them."""
+    """The first pairs that fill the budget of trained tokens; or all, if they are too few. And how
+    often to go through them."""
     taken: list[PreferencePair] = []
     spent = 0
     for pair, tokens in zip(pairs, trained_tokens(pairs), strict=True):
