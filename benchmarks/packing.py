@@ -35,7 +35,7 @@ def packed(sides: list[Side]) -> Figures:
 
 
 def batched(rows: list[Row]) -> Figures:
-    """What a training does with the rows of a micro-batch before the model sees them."""
+    """What a training does with the rows of a step before the model sees them."""
     most = TrainConfig().pack_tokens
     made = [collate_tree(rows, part) for part in packs(rows, range(len(rows)), most)]
     return {"raw": sum(b["raw"] for b in made), "unique": sum(b["computed"] for b in made)}

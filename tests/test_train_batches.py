@@ -100,3 +100,20 @@ def test_packs_hold_every_row_once_in_order_and_keep_to_their_bound(lengths, sha
     assert [i for part in parts for i in part] == list(range(len(rows)))
     for part in parts:
         assert len(part) == 1 or collate_tree(rows, part)["computed"] <= most
+
+
+def test_a_problem_is_not_cut_between_trees_that_it_fits_into():
+    """Three problems of four rows, each with a prompt of its own that its rows share."""
+    rows = [
+        Row("r", Rendered((p, *range(1, 100), 100 + i), (False,) * 100 + (True,)), problem=f"p{p}")
+        for p in range(3)
+        for i in range(4)
+    ]
+    assert packs(rows, range(12), 104) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert packs(rows, range(12), 220) == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11]]
+    assert packs(rows, range(4), 102) == [[0, 1], [2, 3]], "it fits into none"
+
+
+def test_disjoint_rows_are_packed_into_as_few_trees_as_hold_them():
+    rows = [row_of(100, first=200 + i, problem=f"p{i}") for i in range(10)]
+    assert [len(part) for part in packs(rows, range(10), 400)] == [4, 4, 2]

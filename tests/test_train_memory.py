@@ -16,8 +16,11 @@ from typer.testing import CliRunner
 from rightcall.cli import app
 from rightcall.config import load_config
 from rightcall.errors import ConfigError
+from rightcall.rendering import Rendered
 from rightcall.train import folder, loop, memory, policy
 from rightcall.train.attention import ATTENTION
+from rightcall.train.batches import collate_tree, plan
+from rightcall.train.data import Row
 from rightcall.train.memory import Step, estimate, step_at_most
 from rightcall.train.policy import context_window, load_policy, padded_attention
 from rightcall.train.trainer import (
@@ -136,13 +139,13 @@ def test_logits_are_counted_as_far_as_they_are_held_at_once():
     many = estimate(config(), Step(64, 64), architecture("Qwen/Qwen2.5-0.5B-Instruct"), device="cpu")
     assert few.parts["logits"] == pytest.approx(8 * 151936 * 4, rel=0.02)
     assert many.parts["logits"] == pytest.approx(64 * 151936 * 4, rel=0.02)
-    assert step_at_most(config(max_length=100, batch_size=2), 4096) == Step(400, 400)
+    assert step_at_most(config(max_length=100, batch_size=2), 4096) == Step(400, 400, least=200)
     many = config(max_length=100, batch_size=2, accumulation=8, pack_tokens=1000)
-    assert step_at_most(many, 4096) == Step(1000, 1000)
+    assert step_at_most(many, 4096) == Step(1000, 1000, least=200)
     padded = many.model_copy(update={"packing": "padded"})
-    assert step_at_most(padded, 4096) == Step(400, 400, 4)
+    assert step_at_most(padded, 4096) == Step(400, 400, 4, 200)
     assert step_at_most(config(packing="padded", max_length=100, method="sft"), 64) == Step(
-        1024, 1024, 16
+        1024, 1024, 16, 64
     )
 
 
@@ -289,3 +292,53 @@ def test_the_table_of_the_page_is_that_of_the_command():
     assert {name.rpartition("/")[2] for name in ARCHITECTURES} <= shown.keys()
     found = float(shown["Llama-3.2-1B-Instruct"][0].split()[0])
     assert found == pytest.approx(needed("meta-llama/Llama-3.2-1B-Instruct", "QLoRA"), abs=0.06)
+
+
+# --- what is weighed ------------------------------------------------------------------------------
+
+
+def test_a_model_whose_attention_a_tree_cannot_be_is_weighed_as_it_is_trained():
+    shape = transformers.AutoConfig.for_model(
+        "gemma2", vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    assert memory.as_laid_out(config(), shape).packing == "padded"
+    llama = architecture("meta-llama/Llama-3.2-1B-Instruct")
+    assert memory.as_laid_out(config(), llama).packing == "tree"
+
+
+def test_the_largest_tree_is_found_where_the_longest_rows_share_most():
+    def row(first: int, length: int, problem: str) -> Row:
+        ids = (first, *range(1, length))
+        return Row("r", Rendered(ids, (False,) * (length - 1) + (True,)), problem=problem)
+
+    shared = [row(1, 300, f"p{i // 8}") for i in range(320)]
+    apart = [row(1000 + i, 200, f"q{i}") for i in range(64)]
+    rows, settings = [*shared, *apart], config(method="sft", batch_size=16)
+    shares = plan(rows, size=16, processes=1, epochs=1, seed=0)
+    largest = max(collate_tree(rows, share.rows)["computed"] for share in shares)
+    assert memory.largest_step(settings, rows, shares).tokens == largest >= 16 * 200
+
+
+def test_the_reference_pass_takes_no_more_at_once_than_training_does(
+    model, data, tmp_path, monkeypatch
+):
+    sizes: dict[bool, list[int]] = {True: [], False: []}
+    own = loop.PreferenceTrainer._scored
+
+    def seen(self, core, batch):
+        sizes[torch.is_grad_enabled()].append(batch["computed"])
+        return own(self, core, batch)
+
+    monkeypatch.setattr(loop.PreferenceTrainer, "_scored", seen)
+    train(config(batch_size=1, reference_cache=False), model, data, tmp_path / "out")
+    assert max(sizes[False]) <= max(sizes[True])
+
+
+def test_a_refusal_names_no_setting_that_would_not_help(monkeypatch):
+    shape = architecture("meta-llama/Llama-3.2-1B-Instruct")
+    settings = config(tune="full", pack_tokens=2048)
+    for step in (Step(2048, 100), Step(12_000, 100, least=12_000)):
+        found = dict(memory.remedies(settings, step, shape, 1 << 60, device="cuda", processes=1))
+        assert "pack_tokens=4096" not in " ".join(found)
+        assert ("pack_tokens=1024" in found) == (step.least == 0)

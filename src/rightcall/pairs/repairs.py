@@ -41,8 +41,8 @@ def repairs(steps: Sequence[Turn]) -> Iterator[tuple[int, int]]:
 def _repairs(failed: Turn, mended: Turn) -> bool:
     """Whether a call that succeeded is known to be of the same thing as one that failed: of the same
     function (unless the failed one named none that exists), with an argument that is the same in the
-    same place, or with the same words but for one in three. A reply without a call is repaired by any
-    call."""
+    same place, or if two thirds of all words of the two stand in both (one of five may differ). A reply
+    without a call is repaired by any call."""
     call, failure = mended.call, failed.observation.failure
     if call is None or failure is FailureKind.NO_CALL:
         return call is not None

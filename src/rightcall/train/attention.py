@@ -14,7 +14,7 @@ between branches are taken together in blocks, each with its own few ancestors, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -294,6 +294,13 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises `CannotPack` for what a model asks of its attention that a tree does not have."""
+    for what in ("s_aux", "softcap", "position_bias"):
+        if options.get(what) is not None:
+            raise CannotPack(f"its attention needs {what!r}, which a tree does not have")
+
+
 def attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -310,9 +317,7 @@ def attention(
     [1, kv heads, n, dim] → [1, n, heads, dim]."""
     if rightcall_tree is None:
         raise CannotPack("this model does not hand its options to its attention layers")
-    for what in ("s_aux", "softcap", "position_bias"):
-        if options.get(what) is not None:
-            raise CannotPack(f"its attention needs {what!r}, which a tree does not have")
+    check_options(options)
     if dropout:
         raise CannotPack("its attention has dropout, which shared tokens cannot have")
     layer: Any = module.layer_idx

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from rightcall.errors import ConfigError
 from rightcall.rendering import Rendered
 from rightcall.train.data import Row
-from rightcall.train.packing import pack, unique_tokens
+from rightcall.train.packing import Growing, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -220,10 +220,20 @@ def micro_batches(rows: Sequence[Row], indices: Sequence[int], config: TrainConf
 
 
 def packs(rows: Sequence[Row], indices: Sequence[int], most: int) -> list[list[int]]:
-    """Rows, in their order, cut so that the tree of each part has at most `most` unique tokens; a row
-    beyond that is a part of its own."""
-    sequences = [np.array(s.ids, np.int64) for s in _sequences(rows, indices)]
-    if len(indices) == 1 or unique_tokens(sequences) <= most:
-        return [list(indices)]
-    half = len(indices) // 2
-    return packs(rows, indices[:half], most) + packs(rows, indices[half:], most)
+    """Rows, in their order, cut into trees of at most `most` unique tokens; a row beyond that is a tree
+    of its own. A tree ends where the next problem does not fit; a problem that fits into none is cut.
+    """
+    of = {i: [np.array(s.ids, np.int64) for s in rows[i].sequences] for i in indices}
+    made: list[list[int]] = [[]]
+    tree = Growing()
+    for _, problem in groupby(indices, key=lambda i: rows[i].problem or i):
+        whole = list(problem)
+        fits = tree.tokens + tree.extra(one for i in whole for one in of[i]) <= most
+        for number, index in enumerate(whole):
+            full = tree.tokens + tree.extra(of[index]) > most
+            if made[-1] and (full or (number == 0 and not fits)):
+                made.append([])
+                tree = Growing()
+            made[-1].append(index)
+            tree.add(of[index])
+    return made

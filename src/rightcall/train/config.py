@@ -96,8 +96,8 @@ class TrainConfig(Frozen):
     `padded`: each sequence by itself. The same loss; a model that cannot do the first does the second
     and says so."""
     pack_tokens: int = Field(16384, ge=1)
-    """Unique tokens of a tree at most: the rows of a step are packed into as few trees as that allows,
-    which bounds memory. A single row may be longer."""
+    """Unique tokens of a tree at most: the rows of a step are packed into trees of that size, which
+    bounds memory. A single row may be longer."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Of padded sequences. Auto: `flash_attention_2` on CUDA where flash-attn is installed and the
     computation is in bfloat16; else transformers' default. Trees have their own."""

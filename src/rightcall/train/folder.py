@@ -14,6 +14,9 @@ from rightcall.errors import DataError
 from rightcall.models.weights import adapter_version, read_template, version
 from rightcall.train.config import TrainConfig, TrainResult, Weights
 
+_PLAN = 2
+"""Of the way in which rows are spread over steps (`batches.plan`): another one is another training."""
+
 
 def identity(config: TrainConfig, start: Weights, data: Path, reference: Weights | None) -> str:
     """What decides the result: settings, weights, data, and a chat template that was given."""
@@ -23,7 +26,7 @@ def identity(config: TrainConfig, start: Weights, data: Path, reference: Weights
     content = hashlib.sha256(data.read_bytes()).hexdigest()
     held_to = () if reference is None else (_versions(reference),)
     template = () if start.chat_template is None else (read_template(start.chat_template),)
-    return digest(settings, content, *_versions(start), *held_to, *template)
+    return digest(_PLAN, settings, content, *_versions(start), *held_to, *template)
 
 
 def _versions(weights: Weights) -> tuple[str, str | None]:

@@ -382,9 +382,10 @@ class PreferenceTrainer(transformers.Trainer):
         totals = {"step_rows": item.step_rows, "step_tokens": item.step_tokens}
         return {"batches": [{**batch, **totals} for batch in self._laid_out(item.rows)]}
 
-    def _laid_out(self, indices: Sequence[int]) -> Iterator[Batch]:
-        """The rows as micro-batches, padded or as trees."""
-        config = self.config.model_copy(update={"packing": self.packing})
+    def _laid_out(self, indices: Sequence[int], most: int | None = None) -> Iterator[Batch]:
+        """The rows as micro-batches, padded or as trees (of `most` tokens, or of `pack_tokens`)."""
+        limit = {"pack_tokens": most or self.config.pack_tokens}
+        config = self.config.model_copy(update={"packing": self.packing, **limit})
         for part in micro_batches(self.rows, indices, config):
             if self.packing == "tree":
                 yield collate_tree(self.rows, part, self._kernel)
@@ -591,7 +592,10 @@ class PreferenceTrainer(transformers.Trainer):
         made = torch.zeros(len(self.rows), 2)
         order = sorted(indices, key=lambda i: (self.rows[i].problem, self.rows[i].length))
         parts = (order[first : first + _TOGETHER] for first in range(0, len(order), _TOGETHER))
-        batches = (batch for part in parts for batch in self._laid_out(part))
+        # No more at once than training takes: that is what memory was weighed for.
+        steps: Sequence[Share] = self.train_dataset  # type: ignore[assignment]
+        most = memory.largest_step(self.config, self.rows, steps).tokens
+        batches = (batch for part in parts for batch in self._laid_out(part, most))
         with self._measuring():
             for laid_out, own in self._in_step(batches):
                 batch = self._on_device(laid_out)

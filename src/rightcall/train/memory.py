@@ -17,7 +17,7 @@ import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from rightcall.errors import ConfigError
+from rightcall.train.attention import CannotPack, check_options
 from rightcall.train.batches import Share, micro_batches
 from rightcall.train.config import MemoryEstimate, TrainConfig
 from rightcall.train.data import Row
@@ -38,7 +39,7 @@ _WEIGHED = "rightcall_weighed"
 """The name of an attention that keeps what the tree's attention keeps, and computes nothing."""
 _4BIT = 0.5 + (1 + 4 / 256) / 64
 """Bytes of a weight in NF4: half of one, and a scale of a byte for 64, which are scaled by 256."""
-_LOOKED_AT = 16
+_LOOKED_AT = 2000
 """Shares whose micro-batches are looked at, the largest in raw tokens, to find the largest of these."""
 _ALLOCATOR = 0.1
 """What CUDA's allocator and kernels take beside, as a share of activations, logits and workspace."""
@@ -59,13 +60,47 @@ class Step:
     """Of them, those that are scored."""
     lines: int = 1
     """Sequences side by side; 1 for a tree."""
+    least: int = 0
+    """Tokens of the largest single row, below which no setting brings it."""
 
 
 def as_laid_out(config: TrainConfig, architecture: Any) -> TrainConfig:
     """The config as it will be followed: padded where this architecture cannot be packed."""
-    if config.packing == "padded" or not why_not_packed(_empty(architecture, torch.float32)):
+    if config.packing == "padded" or _can_pack(architecture):
         return config
     return config.model_copy(update={"packing": "padded"})
+
+
+def _can_pack(architecture: Any) -> bool:
+    """Whether nothing in its parts speaks against it, and its layers ask the registered attention for
+    no more than a tree has: seen on two of them, without content."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    if why_not_packed(_empty(architecture, torch.float32)):
+        return False
+    layers = min(2, _layers(architecture))
+    asked: list[Any] = []
+
+    def probed(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **more: Any
+    ) -> Any:
+        asked.append(module)
+        check_options(more)
+        return _repeating(module, query, key, value)
+
+    model = _empty(architecture, torch.bfloat16, layers)  # which experts' products need without content
+    AttentionInterface.register(_WEIGHED, probed)
+    AttentionMaskInterface.register(_WEIGHED, lambda *_, **__: None)
+    try:
+        model.set_attn_implementation(_WEIGHED)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            _without_content(model, exact=False)
+            model(input_ids=torch.zeros(1, 4, dtype=torch.long), use_cache=False, logits_to_keep=1)
+    except (CannotPack, ValueError):  # the second of models that know one attention of their own
+        return False
+    except RuntimeError:  # it goes by the content of tensors, which are not there: nothing is seen
+        return True
+    return len(asked) == layers
 
 
 def largest_step(config: TrainConfig, rows: Sequence[Row], plan: Sequence[Share]) -> Step:
@@ -74,7 +109,8 @@ def largest_step(config: TrainConfig, rows: Sequence[Row], plan: Sequence[Share]
     for share in sorted(plan, key=lambda s: -sum(rows[i].length for i in s.rows))[:_LOOKED_AT]:
         parts = micro_batches(rows, share.rows, config)
         steps += [_step(config, [rows[i] for i in part]) for part in parts]
-    return max(steps, key=lambda step: (step.tokens, step.terms))
+    largest = max(steps, key=lambda step: (step.tokens, step.terms))
+    return replace(largest, least=max(_step(config, [row]).tokens for row in rows))
 
 
 def _step(config: TrainConfig, rows: Sequence[Row]) -> Step:
@@ -96,9 +132,9 @@ def step_at_most(config: TrainConfig, window: int) -> Step:
     sides = 2 if config.method == "dpo" else 1
     lines = sides * config.batch_size
     if config.packing == "padded":
-        return Step(lines * longest, lines * longest, lines)
+        return Step(lines * longest, lines * longest, lines, sides * longest)
     tokens = min(config.accumulation * lines * longest, max(config.pack_tokens, sides * longest))
-    return Step(tokens, tokens)
+    return Step(tokens, tokens, least=sides * longest)
 
 
 # --- the estimate -------------------------------------------------------------------------------
@@ -131,7 +167,14 @@ def estimate(
     are spread over them."""
     whole = _Shapes.of(config, architecture)
     layers = _layers(architecture)
-    few = _weighed(config, step, architecture, min(2, layers), device, sharded)
+    try:
+        few = _weighed(config, step, architecture, min(2, layers), device, sharded)
+    except RuntimeError as error:  # mixtures of experts, but for LoRA in bfloat16
+        raise ConfigError(
+            f"what a model takes cannot be weighed ({str(error).splitlines()[0][:120]})",
+            value=architecture.model_type,
+            remedy="Set check_memory = false, and begin with small packs.",
+        ) from error
     further = max(0, layers - 2)
     trained = few.trained + further * few.layer_trained
     share = processes if sharded else 1
@@ -211,13 +254,11 @@ def give_back_at_once() -> None:
 _M_MMAP_THRESHOLD = -3
 """glibc's number for that size; once it is set it stays."""
 
-_FEWER: dict[str, dict[str, Any]] = {"tree": {"pack_tokens": 4096}, "padded": {"batch_size": 1}}
-"""What bounds the tokens of a micro-batch, by layout."""
-
 
 def changes(config: TrainConfig) -> Iterator[dict[str, Any]]:
     """Changes of settings that a refusal weighs, the mildest first."""
-    fewer = _FEWER[config.packing]
+    few = min(4096, config.pack_tokens // 2)
+    fewer = {"pack_tokens": few} if config.packing == "tree" else {"batch_size": 1}
     yield {"gradient_checkpointing": True}
     yield fewer
     yield {"tune": "lora"}
@@ -239,6 +280,7 @@ def remedies(
             share = 1 / config.batch_size
         if "pack_tokens" in own:
             share = min(share, own["pack_tokens"] / step.tokens)
+        share = max(share, min(1.0, step.least / step.tokens))
         if share == 1.0 and own.keys() <= {"batch_size", "pack_tokens"}:
             continue
         tokens = max(1, round(step.tokens * share))
@@ -258,7 +300,12 @@ def check(
     if at_most(config, step, architecture) < free / 4:
         return None
     place: dict[str, Any] = {"device": device, "processes": processes, "sharded": sharded}
-    made = estimate(config, step, architecture, **place).model_copy(update={"free": free})
+    try:
+        made = estimate(config, step, architecture, **place).model_copy(update={"free": free})
+    except ConfigError:
+        if config.check_memory:
+            raise
+        return None
     if made.total > free and config.check_memory:
         raise _refusal(made, remedies(config, step, architecture, made.total, **place))
     return made

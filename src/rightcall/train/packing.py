@@ -9,7 +9,8 @@ In the packed order a token `k` is an ancestor of token `q` if and only if `k <=
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,7 @@ def pack(sequences: Sequence[tuple[Ints, NDArray[np.bool_]]]) -> PackedTree:
     >>> tree.ids.tolist(), tree.end.tolist(), tree.term.tolist()
     ([7, 8, 4, 5], [4, 4, 3, 4], [2, 0, 1])
     """
-    order = sorted(range(len(sequences)), key=lambda i: sequences[i][0].astype(">u4").tobytes())
+    order = sorted(range(len(sequences)), key=lambda i: _key(sequences[i][0]))
     nodes: list[Ints] = [np.empty(0, np.int64)] * len(sequences)
     ids, depth, parent, ends = [], [], [], []
     previous, path = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -109,12 +110,48 @@ def common_prefix(a: Ints, b: Ints) -> int:
 
 def unique_tokens(sequences: Sequence[Ints]) -> int:
     """How many tokens the tree of some sequences has, without building it."""
-    ordered = sorted(sequences, key=lambda own: own.astype(">u4").tobytes())
+    ordered = sorted(sequences, key=_key)
     total, previous = 0, np.empty(0, np.int64)
     for own in ordered:
         total += len(own) - common_prefix(previous, own)
         previous = own
     return total
+
+
+class Growing:
+    """A tree that sequences are added to, as far as its number of tokens goes."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._keys: list[bytes] = []
+        self._sequences: list[Ints] = []
+
+    def extra(self, sequences: Iterable[Ints]) -> int:
+        """Tokens that sequences would add."""
+        own = Growing()
+        total = 0
+        for one in sequences:
+            total += len(one) - max(self._shared(one), own._shared(one))
+            own.add([one])
+        return total
+
+    def add(self, sequences: Iterable[Ints]) -> None:
+        for one in sequences:
+            self.tokens += len(one) - self._shared(one)
+            place = bisect_left(self._keys, _key(one))
+            self._keys.insert(place, _key(one))
+            self._sequences.insert(place, one)
+
+    def _shared(self, one: Ints) -> int:
+        """The tokens of a sequence that are there: its neighbours in order have the most of them."""
+        place = bisect_left(self._keys, _key(one))
+        beside = self._sequences[max(0, place - 1) : place + 1]
+        return max((common_prefix(one, other) for other in beside), default=0)
+
+
+def _key(own: Ints) -> bytes:
+    """By which sequences are sorted."""
+    return own.astype(">u4").tobytes()
 
 
 def _joined(parts: Sequence[Ints]) -> Ints:
