@@ -18,7 +18,7 @@ import numpy as np
 from rightcall.errors import ConfigError
 from rightcall.rendering import Rendered
 from rightcall.train.data import Row
-from rightcall.train.packing import Growing, pack
+from rightcall.train.packing import Growing, keyed, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -223,7 +223,7 @@ def packs(rows: Sequence[Row], indices: Sequence[int], most: int) -> list[list[i
     """Rows, in their order, cut into trees of at most `most` unique tokens; a row beyond that is a tree
     of its own. A tree ends where the next problem does not fit; a problem that fits into none is cut.
     """
-    of = {i: [np.array(s.ids, np.int64) for s in rows[i].sequences] for i in indices}
+    of = {i: [keyed(sequence.ids) for sequence in rows[i].sequences] for i in indices}
     made: list[list[int]] = [[]]
     tree = Growing()
     for _, problem in groupby(indices, key=lambda i: rows[i].problem or i):

@@ -118,6 +118,15 @@ def unique_tokens(sequences: Sequence[Ints]) -> int:
     return total
 
 
+Keyed = tuple[Ints, bytes]
+"""A sequence and what it is sorted by."""
+
+
+def keyed(ids: Sequence[int]) -> Keyed:
+    own = np.array(ids, np.int64)
+    return own, _key(own)
+
+
 class Growing:
     """A tree that sequences are added to, as far as its number of tokens goes."""
 
@@ -126,27 +135,28 @@ class Growing:
         self._keys: list[bytes] = []
         self._sequences: list[Ints] = []
 
-    def extra(self, sequences: Iterable[Ints]) -> int:
+    def extra(self, sequences: Iterable[Keyed]) -> int:
         """Tokens that sequences would add."""
         own = Growing()
-        total = 0
         for one in sequences:
-            total += len(one) - max(self._shared(one), own._shared(one))
-            own.add([one])
-        return total
+            own._add(*one, len(one[0]) - max(self._shared(*one), own._shared(*one)))
+        return own.tokens
 
-    def add(self, sequences: Iterable[Ints]) -> None:
+    def add(self, sequences: Iterable[Keyed]) -> None:
         for one in sequences:
-            self.tokens += len(one) - self._shared(one)
-            place = bisect_left(self._keys, _key(one))
-            self._keys.insert(place, _key(one))
-            self._sequences.insert(place, one)
+            self._add(*one, len(one[0]) - self._shared(*one))
 
-    def _shared(self, one: Ints) -> int:
+    def _add(self, ids: Ints, key: bytes, fresh: int) -> None:
+        place = bisect_left(self._keys, key)
+        self._keys.insert(place, key)
+        self._sequences.insert(place, ids)
+        self.tokens += fresh
+
+    def _shared(self, ids: Ints, key: bytes) -> int:
         """The tokens of a sequence that are there: its neighbours in order have the most of them."""
-        place = bisect_left(self._keys, _key(one))
+        place = bisect_left(self._keys, key)
         beside = self._sequences[max(0, place - 1) : place + 1]
-        return max((common_prefix(one, other) for other in beside), default=0)
+        return max((common_prefix(ids, other) for other in beside), default=0)
 
 
 def _key(own: Ints) -> bytes:
