@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -592,9 +592,7 @@ class PreferenceTrainer(transformers.Trainer):
         made = torch.zeros(len(self.rows), 2)
         order = sorted(indices, key=lambda i: (self.rows[i].problem, self.rows[i].length))
         parts = (order[first : first + _TOGETHER] for first in range(0, len(order), _TOGETHER))
-        # No more at once than training takes: that is what memory was weighed for.
-        steps: Sequence[Share] = self.train_dataset  # type: ignore[assignment]
-        most = memory.largest_step(self.config, self.rows, steps).tokens
+        most = self._largest_tree if self.packing == "tree" else None
         batches = (batch for part in parts for batch in self._laid_out(part, most))
         with self._measuring():
             for laid_out, own in self._in_step(batches):
@@ -604,6 +602,13 @@ class PreferenceTrainer(transformers.Trainer):
                 if own:
                     made[batch["rows"].cpu()] = sides.float().cpu()
         return made[list(indices)]
+
+    @cached_property
+    def _largest_tree(self) -> int:
+        """Tokens of the largest tree that training takes. Memory was weighed for that, so the reference
+        pass takes no more at once."""
+        steps: Sequence[Share] = self.train_dataset  # type: ignore[assignment]
+        return memory.largest_step(self.config, self.rows, steps).tokens
 
     def _in_step(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, bool]]:
         """Batches, each with whether it is this process's own: shares of weights are gathered by all

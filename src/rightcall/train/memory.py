@@ -110,7 +110,8 @@ def largest_step(config: TrainConfig, rows: Sequence[Row], plan: Sequence[Share]
         parts = micro_batches(rows, share.rows, config)
         steps += [_step(config, [rows[i] for i in part]) for part in parts]
     largest = max(steps, key=lambda step: (step.tokens, step.terms))
-    return replace(largest, least=max(_step(config, [row]).tokens for row in rows))
+    longest = max(rows, key=lambda row: sum(len(sequence.ids) for sequence in row.sequences))
+    return replace(largest, least=_step(config, [longest]).tokens)
 
 
 def _step(config: TrainConfig, rows: Sequence[Row]) -> Step:
